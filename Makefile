@@ -1,0 +1,35 @@
+# make repro   set up and run the pipeline on the embedded default
+# make test    set up and run the tests
+# make check   linters and types
+# make bench   benchmarks, each against a named baseline
+
+PYTHON ?= python3
+BIN := .venv/bin
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: repro test check bench clean
+
+repro: .venv/ready
+	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
+	@$(BIN)/uld table
+	@echo "open report/index.html"
+
+test: .venv/ready
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/ready
+	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("uld needs Python 3.11 or newer: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[faces,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv .scratch report artifacts
