@@ -1,0 +1,29 @@
+"""Stage `data`: index, check and split one data set, and gather its annotations."""
+
+from pathlib import Path
+
+from uld import artifacts, datasets, params, runtime
+
+OUT = Path("artifacts/data")
+
+
+def main() -> None:
+    """Read `dataset`, `source`, `datasets.<name>`, `seed`; write index.csv and annotations.h5."""
+    name = params.read(str, "dataset")
+    kind = datasets.kind(name)
+    dataset = kind(Path(params.read(str, "source")), params.read(kind.Params, f"datasets.{name}"))
+    index, annotations = datasets.build(dataset, params.read(int, "seed"))
+
+    artifacts.write_table(OUT / "index.csv", index)
+    artifacts.write_annotations(OUT / "annotations.h5", annotations)
+
+    for line in index[index["status"] != "ok"].itertuples():
+        print(f"{line.status}: {line.image}: {line.reason}")
+    counts = index["split"].value_counts()
+    print(f"{len(index)} files: {counts['train']} to train, {counts['test']} to test, {counts.get('', 0)} kept out")
+    markups = ", ".join(annotations.sets) or "none: NME needs annotations, everything else runs without"
+    print(f"{len(annotations.images)} images annotated; mark-ups: {markups}")
+
+
+if __name__ == "__main__":
+    runtime.run(main)

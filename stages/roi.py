@@ -1,0 +1,32 @@
+"""Stage `roi`: one object box an image, and square crops around the boxes."""
+
+from pathlib import Path
+
+from uld import artifacts, crops, datasets, params, roi, runtime
+
+DATA = Path("artifacts/data")
+OUT = Path("artifacts/roi")
+
+
+def main() -> None:
+    """Read `roi`, the named blocks of `roi_providers`, `dataset`, `source`; write boxes, missing.csv and crops."""
+    chosen = params.read(roi.RoiParams, "roi")
+    source = Path(params.read(str, "source"))
+    root = datasets.root(params.read(str, "dataset"), source)
+    context = roi.Context(source, DATA / "annotations.h5")
+    providers = []
+    for name in chosen.providers:
+        kind = roi.kind(name)
+        providers.append(kind(params.read(kind.Params, f"roi_providers.{name}"), context))
+
+    index = artifacts.read_table(DATA / "index.csv", "data", text=("image", "split", "group", "sha256", "reason"))
+    boxes, missing = roi.locate(root, index, providers, chosen.max_missing)
+    artifacts.write_table(OUT / "boxes.csv", boxes)
+    artifacts.write_table(OUT / "missing.csv", missing)
+    crops.write(OUT / "crops.zarr", root, boxes, chosen.margin, chosen.crop)
+
+    print(f"{len(boxes)} boxes: {boxes['provider'].value_counts().to_dict()}; {len(missing)} images without one")
+
+
+if __name__ == "__main__":
+    runtime.run(main)

@@ -1,0 +1,29 @@
+"""Data sets by name. One file a data set; a new one is one file and one line of `TABLE`."""
+
+from importlib import import_module
+from pathlib import Path
+
+from uld.datasets.base import Dataset
+from uld.datasets.index import build
+from uld.errors import ParamsError
+
+TABLE = {
+    "orl": "uld.datasets.orl:Orl",
+    "folder": "uld.datasets.folder:Folder",
+}
+
+__all__ = ["TABLE", "Dataset", "build", "kind", "root"]
+
+
+def kind(name: str) -> type[Dataset]:
+    """The class of the data set `name`; its `Params` is the block `datasets.<name>`."""
+    if name not in TABLE:
+        raise ParamsError(f"params.yaml: dataset: '{name}' is no data set; there are {', '.join(TABLE)}.")
+    module, cls = TABLE[name].split(":")
+    found: type[Dataset] = getattr(import_module(module), cls)
+    return found
+
+
+def root(name: str, source: Path) -> Path:
+    """The folder below which the images of data set `name` lie: `root(...) / image` is the file of an id."""
+    return kind(name).root_of(source)

@@ -1,0 +1,94 @@
+"""`folder`: a user's own photographs, nested anywhere below one folder; see data/README.md for the layout."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from uld.artifacts import Annotations, AnnotationSet
+from uld.datasets import markup, splits
+from uld.datasets.base import Dataset
+from uld.errors import DataError
+from uld.images import SUFFIXES
+from uld.params import CLOSED
+
+log = logging.getLogger(__name__)
+
+OURS = frozenset({"split.csv", "landmarks.csv", "coco.json", "boxes.csv"})  # read by this room or by `roi`
+
+
+@dataclass(frozen=True, config=CLOSED)
+class FolderParams:
+    """The block `datasets.folder`."""
+
+    test: Annotated[float, Field(gt=0, lt=1)]
+    max_bad: Annotated[float, Field(ge=0, le=1)]
+
+
+class Folder(Dataset):
+    """Images below `source`, with optional `split.csv` and `landmarks.csv` or `coco.json` (mark-up `points`)."""
+
+    Params = FolderParams
+
+    def __init__(self, source: Path, params: FolderParams) -> None:
+        """See `Dataset`."""
+        super().__init__(source, params)
+        self.max_bad = params.max_bad
+        self.test = params.test
+
+    @staticmethod
+    def root_of(source: Path) -> Path:
+        """The folder itself."""
+        return source
+
+    def files(self) -> pd.DataFrame:
+        """Every file with an image's suffix that is neither hidden nor in a hidden folder."""
+        images = _walk(self.source)
+        table = self.source / "split.csv"
+        if table.is_file():
+            return splits.from_csv(table, images)
+        return pd.DataFrame({"image": images, "split": "", "group": ""})
+
+    def annotations(self, index: pd.DataFrame) -> Annotations:
+        """Mark-up `points`, normalised by the box of the points, if the folder has one."""
+        table, coco = self.source / "landmarks.csv", self.source / "coco.json"
+        if table.is_file() and coco.is_file():
+            raise DataError(f"{self.source} has both landmarks.csv and coco.json: keep one.")
+        if not table.is_file() and not coco.is_file():
+            return Annotations(np.empty(0, dtype=object))
+        marks = markup.check(markup.from_csv(table) if table.is_file() else markup.from_coco(coco), index)
+        return Annotations(marks.images, {"points": AnnotationSet(marks.xy)})
+
+
+def _walk(folder: Path) -> np.ndarray:
+    """Sorted ids (N,) of the image files below `folder`; other visible files are counted in a warning."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder: set `source` in params.yaml to the folder of your images.")
+    found: list[str] = []
+    others = 0
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = Path(place).relative_to(folder)
+        for name in names:
+            if name.startswith(".") or (place == str(folder) and name in OURS):
+                continue
+            if Path(name).suffix.lower() in SUFFIXES:
+                found.append((below / name).as_posix())
+            else:
+                others += 1
+    if others:
+        log.warning("%s: %d files with no image suffix are passed over.", folder, others)
+    if not found:
+        raise DataError(f"{folder} holds no image: put {', '.join(sorted(SUFFIXES))} files there, or mend `source`.")
+    try:
+        "".join(found).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{folder} holds a file name that is not UTF-8 (near {error.object[-40:]!r}): rename it."
+        ) from error
+    return np.array(sorted(found), dtype=object)

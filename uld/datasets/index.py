@@ -1,0 +1,93 @@
+"""The index of a data set: every file found, read once, hashed, decoded and split."""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.progress import track
+
+from uld import images, runtime
+from uld.artifacts import Annotations
+from uld.datasets import splits
+from uld.datasets.base import Dataset
+from uld.errors import DataError
+
+COLUMNS = ["image", "split", "group", "width", "height", "sha256", "status", "reason"]
+SHOWN = 5  # paths listed in a message
+
+
+class _Facts(NamedTuple):
+    width: int
+    height: int
+    sha256: str
+    reason: str
+
+
+def build(dataset: Dataset, seed: int) -> tuple[pd.DataFrame, Annotations]:
+    """Index (docs/artifacts.md) and annotations of a data set.
+
+    Unreadable files and byte-identical copies stay in the index with their reason, without a split; of copies the
+    first by id is kept. Where the data set brings no split, one is drawn from (seed, "split"), whole groups together.
+
+    Raises:
+        DataError: nothing usable, more than `dataset.max_bad` of the files unreadable, or a split or mark-up that does
+            not fit the images.
+    """
+    index = _mark(_inspect(dataset.root, dataset.files()))
+    _refuse_bad(index, dataset)
+    ok = index["status"] == "ok"
+    index.loc[~ok, "split"] = ""
+    if (index.loc[ok, "split"] == "").all():
+        rng = runtime.rng(seed, "split")
+        index.loc[ok, "split"] = splits.draw(index.loc[ok, "group"].to_numpy(object), dataset.test, rng)
+    splits.check(index[ok])
+    return index[COLUMNS], dataset.annotations(index[COLUMNS])
+
+
+def _inspect(root: Path, files: pd.DataFrame) -> pd.DataFrame:
+    """`files` with width, height, sha256 and the reason why a file cannot be used; read in parallel, bounded memory."""
+
+    def look(image: str) -> _Facts:
+        digest = ""
+        try:
+            data = images.read(root / image)
+            digest = hashlib.sha256(data).hexdigest()
+            height, width = images.decode_bytes(data, image).shape[:2]
+        except DataError as error:
+            return _Facts(0, 0, digest, str(error).removeprefix(f"{root / image}: ").removeprefix(f"{image}: "))
+        return _Facts(width, height, digest, "")
+
+    found = images.ahead(look, files["image"], runtime.threads())
+    shown = track(found, "reading images", total=len(files), console=Console(stderr=True))
+    facts = pd.DataFrame(shown, index=files.index, columns=list(_Facts._fields))
+    return pd.concat([files, facts], axis=1)
+
+
+def _mark(index: pd.DataFrame) -> pd.DataFrame:
+    """Fill `status`, and the reason of duplicates."""
+    readable = index["reason"] == ""
+    index["status"] = np.where(readable, "ok", "unreadable")
+    copy = readable & index["sha256"].where(readable).duplicated()
+    first = index.groupby("sha256")["image"].transform("first")
+    index.loc[copy, "status"] = "duplicate"
+    index.loc[copy, "reason"] = "same bytes as " + first[copy]
+    return index
+
+
+def _refuse_bad(index: pd.DataFrame, dataset: Dataset) -> None:
+    bad = index[index["status"] == "unreadable"]
+    if len(bad) > dataset.max_bad * len(index):
+        lines = [
+            f"  {image}: {reason}" for image, reason in zip(bad["image"][:SHOWN], bad["reason"][:SHOWN], strict=True)
+        ]
+        more = [f"  and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
+        raise DataError(
+            f"{len(bad)} of {len(index)} files below {dataset.root} are unreadable, more than the share "
+            f"{dataset.max_bad:g} allowed (max_bad): mend or remove them, or raise max_bad.\n" + "\n".join(lines + more)
+        )
+    usable = int((index["status"] == "ok").sum())
+    if usable < 2:
+        raise DataError(f"{dataset.root}: usable images: {usable}; at least 2 are needed, one of each split.")

@@ -1,0 +1,91 @@
+"""Which images train and which are held out; no group (person, animal, clip) is ever in both."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from uld.artifacts import SPLITS
+from uld.errors import DataError
+
+
+def draw(group: NDArray[Any], test: float, rng: np.random.Generator) -> NDArray[Any]:
+    """A random split, whole groups together.
+
+    Args:
+        group: (N,) names; an image without one ("") is its own group.
+        test: share of images to hold out; met as nearly as whole groups allow, and neither split is empty.
+        rng: source of randomness.
+
+    Returns:
+        (N,) "train" or "test".
+    """
+    alone = group == ""
+    names, codes = np.unique(group[~alone], return_inverse=True)
+    label = np.empty(len(group), dtype=np.int64)
+    label[~alone] = codes
+    label[alone] = len(names) + np.arange(alone.sum())
+    sizes = np.bincount(label)
+    if len(sizes) < 2:
+        raise DataError(f"all images are of one group ('{group[0]}'): a split needs two; name groups in split.csv.")
+    order = rng.permutation(len(sizes))
+    held = np.cumsum(sizes[order])
+    take = np.clip(np.abs(held - test * len(group)).argmin() + 1, 1, len(sizes) - 1)
+    return np.where(np.isin(label, order[:take]), "test", "train").astype(object)
+
+
+def check(index: pd.DataFrame) -> None:
+    """Refuse an empty split and a group on both sides.
+
+    Raises:
+        DataError: naming the split or the group.
+    """
+    for name in SPLITS:
+        if not (index["split"] == name).any():
+            raise DataError(f"no usable image is in split '{name}': mend split.csv or the images it names.")
+    known = index[index["group"] != ""]
+    sides = known.groupby("group")["split"].nunique()
+    if (sides > 1).any():
+        raise DataError(
+            f"group '{sides.index[sides > 1][0]}' has images in both splits: split.csv must not divide a group."
+        )
+
+
+def from_csv(path: Path, images: NDArray[Any]) -> pd.DataFrame:
+    """Read `image,split[,group]`.
+
+    Args:
+        path: the table.
+        images: (N,) ids of the files found.
+
+    Returns:
+        (N rows) image, split, group, in the order of `images`.
+
+    Raises:
+        DataError: missing column, unknown split name, unknown or repeated image, or an image that it leaves out.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is no readable CSV ({error}).") from error
+    if not {"image", "split"} <= set(table.columns):
+        raise DataError(f"{path} needs the columns image,split[,group], not {','.join(map(str, table.columns))}.")
+    wrong = ~table["split"].isin(SPLITS)
+    if wrong.any():
+        line = int(wrong.to_numpy().argmax())
+        raise DataError(f"{path}, line {line + 2}: split '{table['split'][line]}' must be train or test.")
+    known = pd.Index(images)
+    _refuse(path, table["image"][~table["image"].isin(known)], "names no file below the folder: remove or correct it")
+    _refuse(path, table["image"][table["image"].duplicated()], "is listed twice: keep one line")
+    _refuse(path, pd.Series(known[~known.isin(table["image"])]), "is missing in it: add a line, or remove the file")
+    if "group" not in table:
+        table["group"] = ""
+    return table.set_index("image").loc[known, ["split", "group"]].rename_axis("image").reset_index()
+
+
+def _refuse(path: Path, images: "pd.Series[str]", why: str) -> None:
+    if len(images):
+        more = f" (and {len(images) - 1} more)" if len(images) > 1 else ""
+        raise DataError(f"{path}: image '{images.iloc[0]}'{more} {why}.")
