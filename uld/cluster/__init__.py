@@ -1,0 +1,1 @@
+"""Clustering of descriptors and what follows from it: exemplars, matches, quality."""

@@ -1,0 +1,91 @@
+"""Exemplar assignment: at most one point an image and cluster (D-ULD, section 3.1)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from uld import nms
+
+CHUNK = 2**23  # similarities held at a time
+
+
+def exemplars(
+    image: NDArray[np.integer], label: NDArray[np.integer], distance: NDArray[np.floating]
+) -> NDArray[np.int64]:
+    """Indices of the points to keep: of each (image, cluster) the one nearest to the centroid.
+
+    Args:
+        image, label, distance: (M,) of each point; of equal distances the first point stays.
+
+    Returns:
+        (P,) indices into the points, sorted by image and then by cluster.
+    """
+    order = np.lexsort((distance, label, image))
+    image, label = image[order], label[order]
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = (image[1:] != image[:-1]) | (label[1:] != label[:-1])
+    return order[first]
+
+
+@dataclass(frozen=True)
+class Match:
+    """Landmarks among all cells of B images, in cells; scores are cosine similarities to the centroid.
+
+    xy (B, K, 2) and score (B, K): exemplars, NaN where a cluster won no cell; dense_xy and dense_score: most similar
+    cell of the ROI, whichever cluster won it; label (B, G, G) int64: nearest centroid of a cell, -1 outside the ROI.
+    """
+
+    xy: NDArray[np.float32]
+    score: NDArray[np.float32]
+    dense_xy: NDArray[np.float32]
+    dense_score: NDArray[np.float32]
+    label: NDArray[np.int64]
+
+
+def dense(descriptors: torch.Tensor, inside: torch.Tensor, centroids: NDArray[np.float32], refine: bool) -> Match:
+    """Exemplar assignment over all cells of the ROI, in place of the paper's random test pixels.
+
+    Each cell goes to its nearest centroid (L2); of each cluster's cells the one nearest to the centroid is the
+    landmark. Descriptors have unit length, so within a cluster nearest means most similar in cosine.
+
+    Args:
+        descriptors: (B, D, G, G) of unit length.
+        inside: (B, G, G) bool ROI; an image without any cell inside has no exemplars and is matched as a whole.
+        centroids: (K, D), K at least 1.
+        refine: move each landmark by at most half a cell to the top of the quadratic around it (`nms.quadratic`).
+    """
+    weight = torch.from_numpy(centroids).to(descriptors)
+    step = max(1, CHUNK // (len(centroids) * inside[0].numel())) if len(inside) else 1
+    chunks = zip(descriptors.split(step), inside.split(step), strict=True)
+    parts = [_dense(part, roi, weight, refine) for part, roi in chunks]
+    return Match(*(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)))
+
+
+def _dense(
+    descriptors: torch.Tensor, inside: torch.Tensor, centroids: torch.Tensor, refine: bool
+) -> tuple[torch.Tensor, ...]:
+    """The fields of `Match` for a few images, as tensors."""
+    product = (centroids @ descriptors.flatten(2)).unflatten(2, inside.shape[1:])
+    norm = centroids.norm(dim=1)[:, None, None]
+    label = (product - norm**2 / 2).argmax(dim=1).masked_fill(~inside, -1)
+    cosine = product / norm.clamp(min=1e-12)
+    own = label[:, None] == torch.arange(len(centroids), device=label.device)[:, None, None]
+    roi = inside | ~inside.flatten(1).any(dim=1)[:, None, None]
+    cosine = cosine.masked_fill(~roi[:, None], -torch.inf)
+    exemplar = _best(cosine.masked_fill(~own, -torch.inf), cosine, refine)
+    return (*exemplar, *_best(cosine, cosine, refine), label)
+
+
+def _best(allowed: torch.Tensor, cosine: torch.Tensor, refine: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """xy (B, K, 2) and score (B, K) of the highest allowed cell, NaN where none is; refined on the whole surface."""
+    batch, k, grid, _ = cosine.shape
+    score, flat = allowed.flatten(2).max(dim=2)
+    cell = torch.stack([flat % grid, flat // grid], dim=2)
+    xy = cell.to(cosine.dtype)
+    if refine:
+        maps = torch.arange(batch * k, device=cosine.device)
+        xy = xy + nms.quadratic(cosine.flatten(0, 1), maps, cell.flatten(0, 1)).view(batch, k, 2)
+    missing = score == -torch.inf
+    return xy.masked_fill(missing[..., None], torch.nan), score.masked_fill(missing, torch.nan)

@@ -1,0 +1,126 @@
+"""k-means: k-means++ seeds by scikit-learn, Lloyd iterations by faiss, nothing sampled behind the caller's back."""
+
+import logging
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.cluster import kmeans_plusplus
+from threadpoolctl import threadpool_limits
+
+from uld import runtime
+from uld.errors import ULDError
+
+log = logging.getLogger(__name__)
+
+SEEDING_POINTS = 50_000  # k-means++ draws its seeds among so many points; the iterations use all of them
+# multiply-adds an iteration up to which one thread serves: with several, faiss takes 30 times longer on busy cores
+ONE_THREAD = 2 * 10**9
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """K clusters of M points.
+
+    centroids (K, D) float32; labels (M,) int64; distance (M,) float32 squared L2 to the own centroid; counts (K,) int64
+    points a cluster, 0 where empty; inertia: sum of `distance`; used: points that the centroids were fitted on.
+    """
+
+    centroids: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    distance: NDArray[np.float32]
+    counts: NDArray[np.int64]
+    inertia: float
+    used: int
+
+
+def fit(
+    x: NDArray[np.float32],
+    k: int,
+    rng: np.random.Generator,
+    *,
+    restarts: int,
+    iterations: int,
+    cap: int,
+    init: NDArray[np.float32] | None = None,
+) -> Clusters:
+    """Cluster points (M, D) into K groups by squared L2 distance; all M points get a label.
+
+    Args:
+        x: (M, D) float32, finite.
+        k: K.
+        rng: draws the seeds and, above the cap, the points.
+        restarts: fresh starts, of which the one of least inertia stays.
+        iterations: most Lloyd iterations a start.
+        cap: most points that the centroids are fitted on; if M is larger, a warning says so.
+        init: (K, D) centroids of an earlier fit. Then there is one start, from these, and cluster k goes on as cluster
+            k; a cluster that wins no point starts anew from the point farthest from all centroids. Without it,
+            clusters are in the order of falling size.
+
+    Raises:
+        ULDError: fewer points than clusters, or a value that is not finite.
+    """
+    _check(x, k, cap)
+    used = x
+    if len(x) > cap:
+        log.warning("k-means is fitted on %d of %d points (cap)", cap, len(x))
+        used = x[np.sort(rng.choice(len(x), cap, replace=False))]
+    with threadpool_limits(runtime.threads() if used.size * k > ONE_THREAD else 1):
+        starts = [_fill_empty(used, init)] if init is not None else [_seeds(used, k, rng) for _ in range(restarts)]
+        centroids, _ = min((_lloyd(used, start, iterations) for start in starts), key=lambda run: run[1])
+        labels, distance = nearest(x, centroids)
+    counts = np.bincount(labels, minlength=k)
+    if init is None:
+        order = np.argsort(-counts, kind="stable")
+        centroids, counts, labels = centroids[order], counts[order], np.argsort(order)[labels]
+    return Clusters(centroids, labels, distance, counts, float(distance.sum(dtype=np.float64)), len(used))
+
+
+def nearest(x: NDArray[np.float32], centroids: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Nearest centroid of each point: label (M,) and squared L2 distance (M,)."""
+    distance, label = faiss.knn(x, centroids, 1)
+    return np.asarray(label[:, 0], dtype=np.int64), np.asarray(distance[:, 0], dtype=np.float32)
+
+
+def _check(x: NDArray[np.float32], k: int, cap: int) -> None:
+    if min(len(x), cap) < k:
+        raise ULDError(
+            f"k-means cannot make {k} clusters of {len(x)} points (cap {cap}): ask for fewer landmarks, "
+            f"or for more points or images."
+        )
+    bad = len(x) - np.count_nonzero(np.isfinite(x).all(axis=1))
+    if bad:
+        raise ULDError(f"{bad} of {len(x)} descriptors are not finite: the features are broken, make them anew.")
+
+
+def _seeds(x: NDArray[np.float32], k: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """k-means++ seeds (K, D) (Arthur and Vassilvitskii 2007)."""
+    if len(x) > max(SEEDING_POINTS, k):
+        x = x[rng.choice(len(x), max(SEEDING_POINTS, k), replace=False)]
+    seeds, _ = kmeans_plusplus(x, k, random_state=int(rng.integers(2**31)))
+    return np.asarray(seeds, dtype=np.float32)
+
+
+def _lloyd(x: NDArray[np.float32], start: NDArray[np.float32], iterations: int) -> tuple[NDArray[np.float32], float]:
+    """Centroids (K, D) after Lloyd iterations on all points, and their inertia.
+
+    A cluster that loses its last point on the way is set beside the largest one by faiss.
+    """
+    k, size = start.shape
+    # faiss by itself fits on 256 points a cluster at most and warns below 39
+    trainer = faiss.Kmeans(size, k, niter=iterations, max_points_per_centroid=len(x), min_points_per_centroid=1)
+    trainer.train(x, init_centroids=start)
+    centroids = np.asarray(trainer.centroids, dtype=np.float32)
+    _, distance = nearest(x, centroids)
+    return centroids, float(distance.sum(dtype=np.float64))
+
+
+def _fill_empty(x: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Centroids (K, D) where each one that wins no point of `x` is moved to the point farthest from all the others."""
+    labels, distance = nearest(x, centroids)
+    filled = centroids.copy()
+    for k in np.flatnonzero(np.bincount(labels, minlength=len(centroids)) == 0):
+        filled[k] = x[distance.argmax()]
+        distance = np.minimum(distance, nearest(x, filled[k : k + 1])[1])
+    return filled

@@ -1,0 +1,25 @@
+"""The methods: one file each, same order of sections. A step in params.yaml names its method here."""
+
+import importlib
+
+from uld.errors import ParamsError
+from uld.methods.base import Method
+
+STEPS = {
+    "zeroshot": "uld.methods.zeroshot:ZeroShot",
+    "position": "uld.methods.position:Position",
+    "mean_shape": "uld.methods.mean_shape:MeanShape",
+}
+
+
+def load(name: str) -> type[Method]:
+    """The class of the method `name`, with its block of params as `Params`; imported only when asked for.
+
+    Raises:
+        ParamsError: no method has this name.
+    """
+    if name not in STEPS:
+        raise ParamsError(f"there is no method '{name}': choose one of {', '.join(STEPS)}.")
+    module, kind = STEPS[name].split(":")
+    found: type[Method] = getattr(importlib.import_module(module), kind)
+    return found
