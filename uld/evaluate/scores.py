@@ -1,0 +1,167 @@
+"""The metrics tree and the curve tables of one table row (docs/evaluation.md)."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from uld import runtime
+from uld.errors import ArtifactError
+from uld.evaluate import ced, nme
+from uld.evaluate.cases import Case, Inputs, cases, present
+from uld.evaluate.pck import match, pck, raw_accuracy
+from uld.evaluate.protocols import EvaluateParams, choose
+from uld.evaluate.regressors import Regressor, label
+from uld.evaluate.stability import detection_rate, stability
+
+Errors = dict[str, NDArray[np.float32]]
+
+SERIES = ["protocol", "set", "points", "direction"]
+TABLES = {
+    "ced": [*SERIES, "threshold", "fraction"],
+    "cumulative": [*SERIES, "landmarks", "nme"],
+    "landmarks": [*SERIES, "landmark", "nme", "present", "matched", "raw_accuracy"],
+}
+
+
+@dataclass
+class Scores:
+    """`tree`: for metrics/<row>.json; `tables`: pieces of plots/<row>/<name>.csv, with columns TABLES[name]."""
+
+    tree: dict[str, Any]
+    tables: dict[str, list[pd.DataFrame]] = field(default_factory=lambda: {name: [] for name in TABLES})
+
+    def add(self, table: str, case: Case, direction: str, lines: pd.DataFrame) -> None:
+        """Append the lines of one series to a table."""
+        self.tables[table].append(lines.assign(**dict(zip(SERIES, [*case.key, direction], strict=True))))
+
+    def table(self, name: str) -> pd.DataFrame:
+        """One table in long form; only its header if nothing was scored."""
+        frames = self.tables[name] or [pd.DataFrame(columns=TABLES[name])]
+        return pd.concat(frames, ignore_index=True)[TABLES[name]]
+
+
+def finite(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree without what `dvc metrics diff` cannot subtract: text, nulls, NaN; branches left empty go too."""
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            if below := finite(value):
+                out[key] = below
+        elif isinstance(value, (int, float, np.number)) and math.isfinite(value):
+            out[key] = value
+    return out
+
+
+def score(
+    inputs: Inputs, regressors: dict[str, Any], quality: dict[str, Any], params: EvaluateParams, seed: int
+) -> Scores:
+    """Every metric of one table row.
+
+    Args:
+        inputs: predictions and annotations.
+        regressors: arrays of artifacts/regressors/<row>.h5.
+        quality: label-free figures of the clusters (quality.json).
+        params: block `evaluate`.
+        seed: of the bootstrap.
+
+    Raises:
+        ArtifactError: the regressors were fitted with other protocols.
+    """
+    scores = Scores(finite(label_free(inputs, quality)))
+    protocols = choose(params.protocols)
+    for case in cases(inputs, protocols):
+        protocol, set_name, kind = case.key
+        branch = scores.tree.setdefault(protocol, {"rule": case.protocol.numbers()}).setdefault(set_name, {})
+        branch["images"] = {"train": len(case.pool), "test": len(case.test)}
+        branch[kind] = finite(_score_case(case, regressors, params, seed, scores))
+    return scores
+
+
+def label_free(inputs: Inputs, quality: dict[str, Any]) -> dict[str, Any]:
+    """The part of the tree that needs no annotation."""
+    predictions = inputs.predictions
+    test = np.flatnonzero(predictions.split == "test")
+    landmarks = predictions.xy.shape[1]
+    known = bool(landmarks and len(test))
+    return {
+        "landmarks": landmarks,
+        "images": {"train": int((predictions.split == "train").sum()), "test": len(test), "missed": inputs.missed},
+        "detection_rate": detection_rate(predictions.xy[test]).mean() if known else math.nan,
+        "stability": stability(predictions, inputs.boxes, test) if known else math.nan,
+        "clusters": quality,
+    }
+
+
+def _score_case(
+    case: Case, regressors: dict[str, Any], params: EvaluateParams, seed: int, scores: Scores
+) -> dict[str, Any]:
+    """Metrics of one case for each number of regressor rows; the curves are those of the first number."""
+    prefix = "/".join(case.key)
+    names = [name for name in map(label, case.protocol.rows) if f"{prefix}/{name}/forward" in regressors]
+    if not names:
+        raise ArtifactError(f"there is no regressor for {prefix}: run `dvc repro regress` with the present params.")
+    raw = _raw(case, params.raw)
+    out: dict[str, Any] = {}
+    for name in names:
+        errors = _errors(case, regressors, f"{prefix}/{name}")
+        out[name] = {key: value for way in errors for key, value in _summary(way, errors[way], params, seed).items()}
+        if name == names[0]:
+            _curves(case, errors, raw, params, scores)
+    if len(raw):
+        out["raw"] = {"accuracy": raw["raw_accuracy"].mean(), "matched": len(raw)}
+    return out
+
+
+def _errors(case: Case, regressors: dict[str, Any], prefix: str) -> Errors:
+    """Errors (R, N, points) by direction; no backward errors where nothing was discovered."""
+    measure = {"forward": nme.forward_errors, "backward": nme.backward_errors}
+    return {
+        way: measure[way](case, Regressor(regressors[f"{prefix}/{way}"], regressors[f"{prefix}/{way}_fill"]))
+        for way in measure
+        if f"{prefix}/{way}" in regressors
+    }
+
+
+def _summary(way: str, errors: NDArray[np.float32], params: EvaluateParams, seed: int) -> dict[str, Any]:
+    """Figures of one direction; PCK and the CED's two numbers are of the forward map only."""
+    low, high = nme.interval(errors, params.bootstrap, runtime.rng(seed, "bootstrap"))
+    out: dict[str, Any] = {f"{way}_nme": nme.nme(errors), f"{way}_low": low, f"{way}_high": high}
+    images = _known(nme.image_nme(errors))
+    if way == "forward" and len(images):
+        out["pck"] = pck(errors, params.pck)
+        out["auc"] = ced.auc(images, params.ced_limit)
+        out["failure"] = ced.failure(images, params.ced_limit)
+    return out
+
+
+def _raw(case: Case, limit: float) -> pd.DataFrame:
+    """Discovered landmarks matched on the training images, scored on the test images: a line a pair."""
+    train, test = case.pool, case.test
+    pairs = match(case.landmarks[train], case.annotated[train], case.normaliser[train])
+    accuracy = raw_accuracy(case.landmarks[test], case.annotated[test], case.normaliser[test], pairs, limit)
+    return pd.DataFrame({"landmark": pairs[:, 1], "matched": pairs[:, 0], "raw_accuracy": accuracy})
+
+
+def _curves(case: Case, errors: Errors, raw: pd.DataFrame, params: EvaluateParams, scores: Scores) -> None:
+    """Lines of the three tables for one case."""
+    target = {"forward": case.annotated, "backward": case.landmarks}
+    for way, values in errors.items():
+        thresholds, fraction = ced.ced(_known(nme.image_nme(values)), params.ced_limit)
+        scores.add("ced", case, way, pd.DataFrame({"threshold": thresholds, "fraction": fraction}))
+        each = nme.landmark_nme(values)
+        curve = ced.cumulative(each)
+        best = np.arange(1, len(curve) + 1)
+        scores.add("cumulative", case, way, pd.DataFrame({"landmarks": best, "nme": curve}))
+        lines = pd.DataFrame({"landmark": np.arange(len(each)), "nme": each})
+        lines["present"] = present(target[way][case.test]).mean(axis=0)
+        matched = raw if way == "forward" else raw[:0]
+        lines = lines.merge(matched, on="landmark", how="left").astype({"matched": "Int64"})
+        scores.add("landmarks", case, way, lines)
+
+
+def _known(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    return values[~np.isnan(values)]

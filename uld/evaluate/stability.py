@@ -1,0 +1,34 @@
+"""Measures that need no annotation."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uld.artifacts import Predictions
+from uld.evaluate.cases import Array, present
+from uld.evaluate.nme import mean
+
+
+def detection_rate(xy: NDArray[np.floating]) -> Array:
+    """Share (K,) of images in which each landmark of `xy` (N, K, 2) was detected."""
+    return present(xy).mean(axis=0)
+
+
+def stability(predictions: Predictions, boxes: Array, rows: NDArray[np.int64]) -> float:
+    """How far landmarks move when the image is rotated or scaled, percent of the box size; 0 is perfect.
+
+    The mean distance between a landmark found in view v, mapped back to the image, and the one found in the untouched
+    view, over images `rows`, landmarks and views v >= 1, divided by the square root of the box area. Mirrored views are
+    left out: a landmark may rightly change sides there. NaN if there is no such view or landmark.
+
+    Args:
+        predictions: with view_xy (N, V, K, 2).
+        boxes: (N, 4) x1, y1, x2, y2.
+        rows: images to average over.
+    """
+    views = np.flatnonzero(~predictions.mirrored[1:]) + 1
+    size = np.sqrt(np.prod(boxes[rows, 2:] - boxes[rows, :2], axis=1))
+    start = predictions.view_xy[rows, 0].astype(np.float64)
+    moved = [np.linalg.norm(predictions.view_xy[rows, v] - start, axis=2) / size[:, None] for v in views]
+    if not moved or not start.size:
+        return float("nan")
+    return 100 * float(mean(np.stack(moved).ravel(), 0))
