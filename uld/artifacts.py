@@ -184,6 +184,31 @@ def read_landmarks(path: Path) -> Landmarks:
 
 
 @dataclass(frozen=True)
+class Labels:
+    """Pseudo-labels of a round (artifacts/labels/R/labels.h5), one line a labelled point, sorted by image.
+
+    image (M,) int64 rows of boxes.csv; label (M,) int64 landmark, at most one of each in an image; xy (M, 2) float32
+    image pixels; score (M,) float32, cosine to the centroid.
+    """
+
+    image: NDArray[np.int64]
+    label: NDArray[np.int64]
+    xy: NDArray[np.float32]
+    score: NDArray[np.float32]
+
+
+def write_labels(path: Path, labels: Labels) -> None:
+    """Write artifacts/labels/R/labels.h5."""
+    _write_h5(path, dict(vars(labels)), {})
+
+
+def read_labels(path: Path) -> Labels:
+    """Read artifacts/labels/R/labels.h5."""
+    arrays, _ = _read_h5(path, "cluster")
+    return Labels(**arrays)
+
+
+@dataclass(frozen=True)
 class Predictions:
     """Landmarks of all images for one table row (artifacts/predictions/V.h5), image pixels.
 

@@ -1,0 +1,31 @@
+"""Fill one feature store: the backbone's (or, as a baseline, the untrained network's) features of every view."""
+
+import sys
+from pathlib import Path
+
+from uld import artifacts, params, runtime
+from uld.crops import Crops
+from uld.features import backbone, extract
+from uld.features.extractor import Extractor, ReadoutParams
+from uld.features.reduce import ReduceParams
+
+
+def main() -> None:
+    key = sys.argv[1]
+    network = params.read(extract.NetworkParams, f"networks.{key}")
+    readout = params.read(ReadoutParams, "readout")
+    seed = params.read(int, "seed")
+    model = backbone.load(Path("artifacts/backbone"), readout.dtype, network.trained)
+    extract.fill(
+        Path(f"artifacts/features/{key}.zarr"),
+        Extractor(model, readout, seed),
+        Crops(Path("artifacts/roi/crops.zarr")),
+        artifacts.read_boxes(Path("artifacts/roi/boxes.csv")),
+        network,
+        params.read(ReduceParams | None, "reduce"),
+        seed,
+    )
+
+
+if __name__ == "__main__":
+    runtime.run(main)

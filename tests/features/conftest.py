@@ -1,0 +1,120 @@
+"""Small folders in the Stable-Diffusion format, made by diffusers itself, and crops to run them on."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, UNet2DConditionModel
+from safetensors.torch import save_file
+
+from uld import crops
+from uld.crops import Crops
+from uld.features import backbone
+from uld.features.backbone import Backbone
+
+WIDTH = 32  # of the prompt
+
+
+def make_unet(latent: int = 4) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=latent,
+        out_channels=latent,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        norm_num_groups=16,
+        attention_head_dim=8,
+        cross_attention_dim=WIDTH,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+
+
+def make_vae(latent: int = 4) -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(16, 32),
+        latent_channels=latent,
+        norm_num_groups=8,
+        layers_per_block=1,
+        sample_size=16,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    )
+
+
+@pytest.fixture(scope="session")
+def _sd_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """UNet of 4 latent channels, VAE of factor 2, SD-1.5's scheduler settings and a stored prompt."""
+    folder = tmp_path_factory.mktemp("sd")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        make_unet().save_pretrained(folder / "unet")
+        make_vae().save_pretrained(folder / "vae")
+        save_file({"prompt": torch.randn(77, WIDTH).half()}, folder / "empty_prompt.safetensors")
+    kind = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+    PNDMScheduler(**kind, skip_prk_steps=True, set_alpha_to_one=False).save_pretrained(folder / "scheduler")
+    (folder / "uld.json").write_text(json.dumps({"image_size": 16}))
+    return folder
+
+
+@pytest.fixture
+def sd_folder(_sd_parts: Path, tmp_path: Path) -> Path:
+    """A copy of a small Stable Diffusion that a test may spoil. Images 16 x 16, latents 4 x 8 x 8."""
+    return shutil.copytree(_sd_parts, tmp_path / "sd")
+
+
+@pytest.fixture
+def v_folder(sd_folder: Path) -> Path:
+    """The same as a v-prediction model, with the DDIM scheduler of SD 2.1."""
+    kind = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
+    DDIMScheduler(**kind, prediction_type="v_prediction").save_pretrained(sd_folder / "scheduler")
+    return sd_folder
+
+
+@pytest.fixture
+def sd(sd_folder: Path) -> Backbone:
+    return backbone.load(sd_folder)
+
+
+@pytest.fixture
+def pixel(pixel_folder: Path) -> Backbone:
+    return backbone.load(pixel_folder)
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    """Seven smooth random photographs of 40 x 48 pixels, and their boxes.csv; the last two are of the test split."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(5)
+    names = [f"{n}.png" for n in range(7)]
+    for name in names:
+        small = rng.integers(0, 256, (6, 7, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / name), cv2.resize(small, (48, 40), interpolation=cv2.INTER_CUBIC))
+    boxes = pd.DataFrame({"image": names, "split": ["train"] * 5 + ["test"] * 2})
+    boxes[["x1", "y1", "x2", "y2"]] = [5.5, 3.5, 37.5, 35.5]
+    return folder, boxes
+
+
+@pytest.fixture(scope="session")
+def write_crops(
+    photographs: tuple[Path, pd.DataFrame], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[int], Crops]:
+    """Crops of the photographs, S pixels a side."""
+
+    def write(size: int) -> Crops:
+        path = tmp_path_factory.mktemp("crops") / "crops.zarr"
+        crops.write(path, *photographs, margin=0.0, size=size)
+        return Crops(path)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def crops32(write_crops: Callable[[int], Crops]) -> Crops:
+    return write_crops(32)

@@ -1,0 +1,151 @@
+"""A feature store filled by a real (tiny) network from real crops."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from uld import runtime
+from uld.crops import Crops
+from uld.errors import ArtifactError
+from uld.features import extract, reduce, store
+from uld.features.backbone import Backbone
+from uld.features.extract import NetworkParams, ViewParams
+from uld.features.extractor import Extractor, ReadoutParams
+from uld.features.reduce import ReduceParams
+from uld.features.store import FeatureStore
+
+BANK = NetworkParams(True, (ViewParams(False, 0, 1), ViewParams(True, 0, 1), ViewParams(False, 90, 1)))
+
+
+@pytest.fixture
+def reader(pixel: Backbone) -> Extractor:
+    return Extractor(pixel, ReadoutParams(((0, 1), (1, 0)), (24, 142), "add_noise", 50, "float32"), 0)
+
+
+@pytest.fixture
+def fill(
+    tmp_path: Path, reader: Extractor, crops32: Crops, photographs: tuple[Path, pd.DataFrame]
+) -> Callable[..., FeatureStore]:
+    def run(name: str = "trained", reduction: ReduceParams | None = None) -> FeatureStore:
+        path = tmp_path / f"{name}.zarr"
+        extract.fill(path, reader, crops32, photographs[1], BANK, reduction, 0)
+        return FeatureStore(path)
+
+    return run
+
+
+def read(reader: Extractor, pixels: np.ndarray) -> dict[str, torch.Tensor]:
+    """Straight from crops (B, S, S, 3)."""
+    return reader(torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 255)
+
+
+def near(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> None:
+    assert list(got) == list(want)
+    for name, value in want.items():
+        torch.testing.assert_close(got[name], value, atol=2e-3, rtol=2e-3)  # float16
+
+
+def test_every_view_is_a_pass_of_its_own(
+    fill: Callable[..., FeatureStore], reader: Extractor, crops32: Crops, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ULD_BATCH", "3")
+    opened = fill()
+    rows = np.arange(len(crops32))
+    pixels = crops32.images(slice(None))
+    near(opened.read(rows, 0), read(reader, pixels))
+    near(opened.read(rows, 1), read(reader, pixels[:, :, ::-1]))
+    near(opened.read(rows, 2), read(reader, np.rot90(pixels, -1, (1, 2))))
+    # and not the map of view 0, mirrored
+    assert not torch.allclose(opened.read(rows, 1)["l10_t24"], opened.read(rows, 0)["l10_t24"].flip(3), atol=0.02)
+
+
+def test_the_store_says_what_it_holds(fill: Callable[..., FeatureStore], reader: Extractor, crops32: Crops) -> None:
+    opened = fill()
+    assert {key: opened.spec[key] for key in opened.spec if key not in ("arrays", "shard")} == {
+        "backbone": reader.backbone.fingerprint,
+        "crops": crops32.fingerprint(),
+        "rows": 7,
+        "layers": [[0, 1], [1, 0]],
+        "timesteps": [24, 142],
+        "policy": "add_noise",
+        "inversion_steps": 50,
+        "dtype": "float32",
+        "image_size": 32,
+        "seed": 0,
+        "bank": [[False, 0, 1], [True, 0, 1], [False, 90, 1]],
+        "reduce": None,
+    }
+    assert opened.names == reader.names()
+    assert opened.mirrored.tolist() == [False, True, False]
+
+
+def test_the_batch_size_does_not_show(fill: Callable[..., FeatureStore], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.arange(7)
+    whole = fill("whole")
+    monkeypatch.setenv("ULD_BATCH", "2")
+    for view in range(3):
+        near(fill("pairs").read(rows, view), whole.read(rows, view))
+
+
+def test_reduced_features(fill: Callable[..., FeatureStore], reader: Extractor, crops32: Crops) -> None:
+    opened = fill("trained", ReduceParams(dims=6, images=3))
+    assert opened.spec["reduce"] == [6, 3]
+    reduction = reduce.load(opened.path)
+    assert reduction is not None
+    rows = np.arange(7)
+    near(opened.read(rows, 0), reduction(read(reader, crops32.images(slice(None)))))
+    assert opened.read(rows)["l01_t24"].shape == (7, 6, 8, 8)
+    assert reduce.load(fill("plain").path) is None
+
+
+def test_a_reduction_is_fitted_on_training_images_only(
+    fill: Callable[..., FeatureStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    images = Crops.images
+
+    def spy(crops: Crops, rows: Any) -> Any:
+        if isinstance(rows, np.ndarray):
+            asked.extend(rows.tolist())
+        return images(crops, rows)
+
+    monkeypatch.setattr(Crops, "images", spy)
+    fill("trained", ReduceParams(dims=4, images=99))
+    assert asked == [0, 1, 2, 3, 4]  # 5 and 6 are test images
+
+
+def test_an_interrupted_reduction_goes_on_with_the_same_one(
+    fill: Callable[..., FeatureStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reduced = ReduceParams(dims=4, images=3)
+    whole = fill("whole", reduced)
+    monkeypatch.setattr(store, "SHARD_BYTES", 1)  # a row a shard
+    write, seen = store._write_shard, []
+
+    def stop(group: Any, first: int, *rest: Any) -> None:
+        seen.append(first)
+        write(group, first, *rest)
+        if seen == [0, 1]:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(store, "_write_shard", stop)
+    with pytest.raises(runtime.Interrupted, match="2 of 7 shards are kept"):
+        fill("part", reduced)
+    monkeypatch.setattr(reduce, "fit", None)  # not again
+    part = fill("part", reduced)
+    assert seen == list(range(7))
+    near(part.read(np.arange(7), 2), whole.read(np.arange(7), 2))
+
+
+def test_an_overflow_of_half_precision_names_the_remedy(fill: Callable[..., FeatureStore], reader: Extractor) -> None:
+    unet: Any = reader.unet
+    unet.up_blocks[0].resnets[1].conv2.weight.mul_(1e7)
+    with pytest.raises(ArtifactError, match=r"features l01_t24 of rows 0..6, view 0 .* set readout.dtype to float32"):
+        fill()

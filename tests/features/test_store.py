@@ -1,0 +1,105 @@
+"""The feature store: what goes in comes out, and what does not fit is refused."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import zarr
+
+from tests.features.filling import ROWS, SHAPES, SHARD_BYTES, VIEWS, Counting, build, compute, fail, value
+from uld import coords, runtime
+from uld.errors import ArtifactError
+from uld.features import store
+from uld.features.store import Features, FeatureStore
+
+
+@pytest.fixture(autouse=True)
+def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "SHARD_BYTES", SHARD_BYTES)
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    """A store built without any trouble."""
+    return build(tmp_path / "whole")
+
+
+# --- reading ---
+
+
+def test_what_goes_in_comes_out_in_float16(whole: Path) -> None:
+    opened = FeatureStore(whole)
+    assert len(opened) == ROWS
+    assert opened.names == list(SHAPES)
+    for view in range(VIEWS):
+        got = opened.read(np.arange(ROWS), view)
+        for name in SHAPES:
+            want = value(name, np.arange(ROWS), view).half().float()
+            assert got[name].dtype == torch.float32
+            torch.testing.assert_close(got[name], want, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [[0], [10], [2, 3], [3, 2], [9, 0, 1, 2, 10], [5, 5], [0, 4, 8, 3, 4, 5]])
+def test_rows_in_any_order(whole: Path, rows: list[int]) -> None:
+    got = FeatureStore(whole).read(np.array(rows), 1)
+    for name in SHAPES:
+        torch.testing.assert_close(got[name], value(name, np.array(rows), 1).half().float(), atol=0, rtol=0)
+
+
+def test_layout_is_as_documented(whole: Path) -> None:
+    group = zarr.open_group(whole, mode="r")
+    assert group.metadata.zarr_format == 3
+    array: Any = group["l10_t5"]
+    assert (array.shape, array.chunks, array.shards) == ((ROWS, VIEWS, 2, 8, 8), (1, 1, 2, 8, 8), (3, VIEWS, 2, 8, 8))
+    assert array.dtype == np.float16
+    opened = FeatureStore(whole)
+    np.testing.assert_allclose(opened.views, np.stack([coords.view(8), coords.view(8, mirror=True)]))
+    assert opened.mirrored.tolist() == [False, True]
+    assert opened.spec["seed"] == 3
+    assert opened.spec["arrays"] == list(SHAPES)
+
+
+def test_memory_is_bounded_by_the_shard() -> None:
+    tall = {"l": (1280, 64, 64)}  # one row of four views is 42 MB
+    assert store.shard_rows(tall, 4) == 1
+    for views in (1, 4):
+        rows = store.shard_rows(SHAPES, views)
+        assert rows * 2 * views * (3 * 16 + 2 * 64) <= store.SHARD_BYTES
+
+
+# --- refusing ---
+
+
+def test_check_names_what_differs(whole: Path) -> None:
+    opened = FeatureStore(whole)
+    opened.check(seed=3, rows=ROWS)
+    with pytest.raises(ArtifactError, match=r"trained.zarr does not fit \(seed: store has 3, wanted 4\): run"):
+        opened.check(seed=4, rows=ROWS)
+    with pytest.raises(ArtifactError, match="layers: store has None, wanted"):
+        opened.check(layers=[[0, 1]])
+
+
+def test_a_missing_or_unfinished_store_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"trained.zarr is missing: run `dvc repro features` first"):
+        FeatureStore(tmp_path / "trained.zarr")
+    with pytest.raises(RuntimeError):
+        build(tmp_path / "broken", Counting(6, fail(RuntimeError())))
+    (partial,) = runtime.scratch("x").parent.glob("*/store.zarr")
+    with pytest.raises(ArtifactError, match="is incomplete: delete it and run"):
+        FeatureStore(partial)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 7e4])
+def test_values_that_float16_cannot_hold_are_refused(tmp_path: Path, bad: float) -> None:
+    def spoilt(first: int, end: int) -> Iterator[tuple[int, int, Features]]:
+        for offset, view, features in compute(first, end):
+            if first == 3 and view == 1:
+                features["l10_t5"][0, 1, 2, 3] = bad
+            yield offset, view, features
+
+    with pytest.raises(ArtifactError, match=r"features l10_t5 of rows 3..5, view 1 are not finite in float16"):
+        build(tmp_path, spoilt)
+    assert not (tmp_path / "features").exists()

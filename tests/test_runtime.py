@@ -1,0 +1,192 @@
+"""The machine's side: random streams, scratch folders, interruption and exit codes."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from uld import runtime
+from uld.errors import DataError, ParamsError, ULDError
+
+ROOT = Path(__file__).parents[1]
+
+STREAMS: list[tuple[int, str, tuple[int, ...]]] = [
+    (0, "a", ()),
+    (0, "a", (0,)),
+    (0, "a", (0, 0)),
+    (0, "a", (1,)),
+    (0, "b", ()),
+    (1, "a", ()),
+    (1, "a", (0,)),
+    (2**40, "a", ()),
+]
+
+
+# --- random streams ---
+
+
+def test_streams_differ_from_each_other() -> None:
+    numbers = [runtime.rng(seed, purpose, *stream).random(4) for seed, purpose, stream in STREAMS]
+    tensors = [
+        torch.rand(4, generator=runtime.torch_rng(seed, purpose, *stream)).numpy() for seed, purpose, stream in STREAMS
+    ]
+    for one, two in [*combinations(numbers, 2), *combinations(tensors, 2)]:
+        assert not np.intersect1d(one, two).size
+
+
+def test_streams_are_reproducible() -> None:
+    for seed, purpose, stream in STREAMS:
+        np.testing.assert_array_equal(
+            runtime.rng(seed, purpose, *stream).random(9), runtime.rng(seed, purpose, *stream).random(9)
+        )
+        one, two = (torch.rand(9, generator=runtime.torch_rng(seed, purpose, *stream)) for _ in range(2))
+        assert torch.equal(one, two)
+
+
+def test_streams_are_uncorrelated() -> None:
+    draws = np.stack([runtime.rng(0, "noise", n).standard_normal(4000) for n in range(8)])
+    off = np.corrcoef(draws)[np.triu_indices(8, 1)]
+    assert np.abs(off).max() < 5 / np.sqrt(4000)
+
+
+def test_a_negative_seed_is_refused() -> None:
+    with pytest.raises(ParamsError, match="seed: must be 0 or more, not -1"):
+        runtime.rng(-1, "a")
+    with pytest.raises(ParamsError, match="seed: must be 0 or more, not -1"):
+        runtime.torch_rng(-1, "a")
+
+
+# --- environment ---
+
+
+def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert runtime.device() == torch.device("cpu")
+    monkeypatch.setenv("ULD_DEVICE", "gpu0")
+    with pytest.raises(ULDError, match="ULD_DEVICE='gpu0' is no device"):
+        runtime.device()
+    monkeypatch.setenv("ULD_DEVICE", "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ULDError, match="sees no CUDA device"):
+        runtime.device()
+    monkeypatch.setenv("ULD_DEVICE", "auto")
+    assert runtime.device() == torch.device("cpu")
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "many", "1.5", ""])
+def test_counts_must_be_whole_and_positive(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("ULD_BATCH", text)
+    monkeypatch.setenv("ULD_THREADS", text)
+    with pytest.raises(ULDError, match=r"ULD_BATCH=.* must be a whole number"):
+        runtime.batch_size()
+    with pytest.raises(ULDError, match=r"ULD_THREADS=.* must be a whole number"):
+        runtime.threads()
+
+
+# --- scratch ---
+
+
+def test_scratch_is_keyed_by_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ULD_SCRATCH", str(tmp_path))
+    here = runtime.scratch("features", seed=1, layers=[[0, 1]])
+    (here / "state").write_text("kept")
+    assert here.parent == tmp_path
+    assert runtime.scratch("features", layers=[[0, 1]], seed=1) == here
+    assert (here / "state").read_text() == "kept"
+    others = [
+        runtime.scratch("features", seed=2, layers=[[0, 1]]),
+        runtime.scratch("backbone", seed=1, layers=[[0, 1]]),
+    ]
+    assert len({here, *others}) == 3
+    assert not any(list(other.iterdir()) for other in others)
+
+
+def test_resume_can_be_declined(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = runtime.scratch("stage", key=1)
+    (here / "state").write_text("old")
+    monkeypatch.setenv("ULD_RESUME", "0")
+    assert not list(runtime.scratch("stage", key=1).iterdir())
+
+
+# --- interruption ---
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_aborts(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(number)
+    with runtime.interruptible() as interrupt:
+        assert not interrupt
+        os.kill(os.getpid(), number)
+        assert interrupt
+        assert "press again to abort" in capsys.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+
+
+# --- exit codes ---
+
+
+def ends(main: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
+    with pytest.raises(SystemExit) as caught:
+        runtime.run(main)
+    return caught.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (DataError("photo.png is broken."), 2, "error: photo.png is broken.\n"),
+        (runtime.Interrupted("saved at step 3."), 130, "interrupted: saved at step 3.\n"),
+        (KeyboardInterrupt(), 130, "run the same command again"),
+        (OSError(errno.ENOSPC, "No space left on device", "/x/shard"), 2, "No space left on device: '/x/shard'. Free"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "Permission denied: '/x'. Free or unlock"),
+    ],
+)
+def test_what_a_user_can_cause_is_one_message(
+    error: BaseException, code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> None:
+        raise error
+
+    got, said = ends(main, capsys)
+    assert got == code
+    assert message in said
+    assert "Traceback" not in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_wrong_environment_is_one_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ULD_THREADS", "all")
+    code, said = ends(lambda: None, capsys)
+    assert code == 2
+    assert said == "error: ULD_THREADS='all' must be a whole number of at least 1.\n"
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), FileNotFoundError(errno.ENOENT, "gone", "x")])
+def test_a_bug_keeps_its_traceback(error: Exception) -> None:
+    def main() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        runtime.run(main)
+
+
+def test_a_real_process_ends_without_a_traceback() -> None:
+    """Through the interpreter: what reaches the shell is the message and the code, nothing else."""
+    program = (
+        "from uld import runtime\nfrom uld.errors import DataError\n"
+        "def main():\n    raise DataError('no image in /photos')\n"
+        "runtime.run(main)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: no image in /photos\n")

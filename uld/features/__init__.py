@@ -1,0 +1,1 @@
+"""Diffusion features: the backbone, what is read out of it, and the store that keeps it."""

@@ -1,0 +1,222 @@
+"""The feature store: zarr v3, one view a chunk, whole shards, resumable by finished shard.
+
+Layout in docs/artifacts.md. A store is built in the scratch folder of its identity and moved into place when complete,
+so a killed run loses at most the shard it was writing, and a store under its final name is always whole.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from numpy.typing import NDArray
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from zarr.codecs import BloscCodec
+
+from uld import runtime
+from uld.errors import ArtifactError
+
+SHARD_BYTES = 64 * 2**20  # of all arrays together: bounds the writer's memory whatever the number of images
+
+Features = dict[str, torch.Tensor]
+
+
+class FeatureStore:
+    """Read access to a complete store; rows and views as in docs/artifacts.md."""
+
+    def __init__(self, path: Path) -> None:
+        """Open for reading.
+
+        Raises:
+            ArtifactError: the store is missing or was not finished.
+        """
+        if not path.is_dir():
+            raise ArtifactError(f"{path} is missing: run `dvc repro features` first.")
+        self._group = zarr.open_group(path, mode="r")
+        if "spec" not in self._group.attrs:
+            raise ArtifactError(f"{path} is incomplete: delete it and run `dvc repro features`.")
+        self.path = path
+        self.spec: dict[str, Any] = dict(self._group.attrs["spec"])  # type: ignore[arg-type]
+        self.views = np.array(self._group.attrs["views"], dtype=np.float64)  # (V, 2, 3), crop -> view
+        self.mirrored = np.array(self._group.attrs["mirrored"], dtype=bool)  # (V,)
+        self._arrays = {name: self._array(name) for name in self.spec["arrays"]}
+
+    def __len__(self) -> int:
+        return int(self.spec["rows"])
+
+    def _array(self, name: str) -> zarr.Array:
+        node = self._group[name]
+        assert isinstance(node, zarr.Array)
+        return node
+
+    @property
+    def names(self) -> list[str]:
+        """Array names in the order of the spec."""
+        return list(self._arrays)
+
+    def read(self, rows: NDArray[np.int64], view: int = 0) -> Features:
+        """{name: (B, C, h, w) float32} of the given rows in one view. Runs of neighbouring rows are read as slices."""
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+        out = {}
+        for name, array in self._arrays.items():
+            parts = [np.asarray(array[int(r[0]) : int(r[-1]) + 1, view]) for r in runs if len(r)]
+            out[name] = torch.from_numpy(np.concatenate(parts)).float()
+        return out
+
+    def check(self, **expected: Any) -> None:
+        """Refuse a store that was made with other settings, naming each key that differs."""
+        differ = [
+            f"{k}: store has {self.spec.get(k)!r}, wanted {v!r}" for k, v in expected.items() if self.spec.get(k) != v
+        ]
+        if differ:
+            raise ArtifactError(f"{self.path} does not fit ({'; '.join(differ)}): run `dvc repro features`.")
+
+
+def build(
+    path: Path,
+    scratch: Path,
+    spec: dict[str, Any],
+    views: NDArray[np.float64],
+    mirrored: NDArray[np.bool_],
+    compute: Callable[[int, int], Iterator[tuple[int, int, Features]]],
+    shapes: dict[str, tuple[int, int, int]],
+) -> None:
+    """Fill a store shard by shard and move it to `path`.
+
+    Args:
+        spec: JSON tree of everything that defines the values; `rows` (N) and `arrays` are added.
+        compute: (first row, end row) -> triples (offset from the first row, view, {name: (rows, C, h, w)}) that
+            together cover every row in every view once.
+        shapes: {name: (C, h, w)}.
+
+    Raises:
+        runtime.Interrupted: asked to stop; the finished shards stay in `scratch`.
+        ArtifactError: a value is not finite or overflows float16.
+    """
+    count, rows = len(views), int(spec["rows"])
+    shard = shard_rows(shapes, count)
+    spec = spec | {"arrays": list(shapes), "shard": shard}
+    partial = scratch / "store.zarr"
+    group = _open_partial(partial, shapes, rows, count, shard)
+    starts = range(0, rows, shard)
+    todo = [a for a in starts if not _marker(scratch, a).exists()]
+    with (
+        runtime.interruptible() as interrupt,
+        _progress(rows, rows - sum(min(shard, rows - a) for a in todo)) as advance,
+    ):
+        for kept, first in enumerate(todo, len(starts) - len(todo)):
+            if interrupt:
+                raise runtime.Interrupted(f"{kept} of {len(starts)} shards are kept; run again to go on.")
+            end = min(first + shard, rows)
+            for name in shapes:  # zarr would read what a killed run left of it
+                shutil.rmtree(partial / name / "c" / str(first // shard), ignore_errors=True)
+            _write_shard(group, first, end, count, shapes, compute(first, end), advance)
+            _marker(scratch, first).touch()
+    group.attrs.update({"spec": spec, "views": views.tolist(), "mirrored": mirrored.tolist()})
+    for extra in scratch.glob("*.safetensors"):  # the reduction travels with the values it made
+        shutil.copy(extra, partial)
+    _publish(partial, path)
+    shutil.rmtree(scratch)
+
+
+def _publish(partial: Path, path: Path) -> None:
+    """Give a whole store its final name in one step, even if the scratch folder is on another disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
+    try:
+        os.replace(partial, path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        part = path.with_name(f".{path.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(partial, part)
+        os.replace(part, path)
+        os.replace(partial, partial.with_name("moved.zarr"))  # never resume from what is being deleted
+
+
+def shard_rows(shapes: dict[str, tuple[int, int, int]], views: int) -> int:
+    """Rows a shard, so that all arrays of one shard stay near `SHARD_BYTES` together."""
+    row = 2 * views * sum(int(np.prod(s)) for s in shapes.values())
+    return max(1, SHARD_BYTES // row)
+
+
+def _open_partial(path: Path, shapes: dict[str, tuple[int, int, int]], rows: int, views: int, shard: int) -> zarr.Group:
+    if path.exists():
+        return zarr.open_group(path, mode="r+")
+    for stale in path.parent.glob("done-*"):  # of a store that was moved away, killed before it cleaned up
+        stale.unlink()
+    building = path.with_name("creating.zarr")
+    shutil.rmtree(building, ignore_errors=True)
+    group = zarr.open_group(building, mode="w")
+    for name, (c, h, w) in shapes.items():
+        group.create_array(
+            name,
+            shape=(rows, views, c, h, w),
+            chunks=(1, 1, c, h, w),
+            shards=(shard, views, c, h, w),
+            dtype="float16",
+            compressors=BloscCodec(typesize=2, cname="zstd", clevel=1, shuffle="bitshuffle"),
+            fill_value=float("nan"),
+        )
+    os.replace(building, path)  # all arrays or none: a kill in between leaves nothing to resume from
+    return zarr.open_group(path, mode="r+")
+
+
+def _write_shard(
+    group: zarr.Group,
+    first: int,
+    end: int,
+    views: int,
+    shapes: dict[str, tuple[int, int, int]],
+    parts: Iterator[tuple[int, int, Features]],
+    advance: Callable[[float], None],
+) -> None:
+    block = {name: np.empty((end - first, views, *shape), dtype=np.float16) for name, shape in shapes.items()}
+    for offset, view, features in parts:
+        size = 0
+        for name, value in features.items():
+            half = value.half().cpu().numpy()
+            if not np.isfinite(half).all():
+                raise ArtifactError(
+                    f"features {name} of rows {first}..{end - 1}, view {view} are not finite in float16: "
+                    "set readout.dtype to float32, or choose other layers."
+                )
+            size = len(half)
+            block[name][offset : offset + size, view] = half
+        advance(size / views)
+    for name, filled in block.items():
+        array = group[name]
+        assert isinstance(array, zarr.Array)
+        array[first:end] = filled
+
+
+def _marker(scratch: Path, first: int) -> Path:
+    return scratch / f"done-{first:09d}"
+
+
+class _progress:  # noqa: N801 - a context manager used like a function
+    """Bar with images, elapsed and remaining time; silent where there is no terminal but for a line at the end."""
+
+    def __init__(self, total: int, done: int) -> None:
+        columns = (
+            TextColumn("features"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns)
+        self._task = self._bar.add_task("features", total=total, completed=done)
+
+    def __enter__(self) -> Callable[[float], None]:
+        self._bar.start()
+        return lambda amount: self._bar.advance(self._task, amount)
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()

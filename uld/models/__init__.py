@@ -1,0 +1,1 @@
+"""Heads on frozen features: features in, descriptors (and, once trained, a detection map) out."""

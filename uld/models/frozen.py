@@ -1,0 +1,162 @@
+"""The training-free head: what the frozen features say before any self-training.
+
+The paper's aggregator (eq. 2) has weights, but ZeroShot has nothing to train them with; this head takes uniform mixing
+weights and a linear bottleneck fitted without labels: per-channel z-scores, then a joint PCA.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from safetensors.torch import load_file, save_file
+from sklearn.decomposition import PCA
+from torch import Tensor, nn
+
+from uld import coords
+from uld.errors import ArtifactError, ULDError
+from uld.features.store import Features
+from uld.params import CLOSED
+
+
+@dataclass(frozen=True, config=CLOSED)
+class FrozenParams:
+    """The training-free head."""
+
+    head: Literal["frozen"]
+    features: str  # the feature store it reads: a line of `networks`
+    layers: tuple[tuple[int, int], ...]  # (block, resnet); all timesteps of the store are taken
+    dims: Annotated[int, Field(ge=1)]  # D, descriptor length
+    grid: Annotated[int, Field(ge=2)]  # G, cells a side
+    centre: Literal[
+        "dataset", "image"
+    ]  # mean that is taken off each channel: "image" removes what is constant over an image
+    whiten: Annotated[float, Field(ge=0, le=1)]  # 0: PCA, 1: every component has the same variance
+    images: Annotated[int, Field(ge=1)]  # training images to fit on, at most
+    points: Annotated[int, Field(ge=1)]  # random positions an image
+
+
+class FrozenHead(nn.Module):
+    """Linear descriptors of unit length from feature maps of several layers and timesteps."""
+
+    def __init__(self, names: list[str], channels: list[int], dims: int, grid: int, centre: str) -> None:
+        super().__init__()
+        self.names, self.channels, self.grid, self.centre = names, channels, grid, centre
+        self.register_buffer("mean", torch.zeros(sum(channels)))
+        self.register_buffer("projection", torch.zeros(dims, sum(channels)))
+        self.register_buffer("offset", torch.zeros(dims))
+        self.mean: Tensor
+        self.projection: Tensor
+        self.offset: Tensor
+
+    def forward(self, features: Features) -> Tensor:
+        """{name: (B, C, h, w)} -> (B, D, G, G) of unit length.
+
+        Projected at native resolution and then upsampled: both are linear, so the order does not change the result and
+        the large concatenated map never exists.
+        """
+        total: Tensor | None = None
+        parts = zip(self.names, self.projection.split(self.channels, 1), self.mean.split(self.channels), strict=True)
+        for name, weight, mean in parts:
+            value = centred(features[name].to(self.projection.device), mean, self.centre)
+            low = torch.einsum("dc,bchw->bdhw", weight, value)
+            up = F.interpolate(low, (self.grid, self.grid), mode="bilinear", align_corners=False)
+            total = up if total is None else total + up
+        assert total is not None
+        return F.normalize(total + self.offset[:, None, None], dim=1)
+
+    def save(self, folder: Path) -> None:
+        """Write head.json and head.safetensors."""
+        folder.mkdir(parents=True, exist_ok=True)
+        about = {
+            "head": "frozen",
+            "names": self.names,
+            "channels": self.channels,
+            "dims": len(self.offset),
+            "grid": self.grid,
+            "centre": self.centre,
+        }
+        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / "head.safetensors")
+        (folder / "head.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
+
+
+def load(folder: Path) -> FrozenHead:
+    """The head saved in artifacts/rounds/<start>/ or in a detector bundle."""
+    if not (folder / "head.json").is_file():
+        raise ArtifactError(f"{folder}/head.json is missing: run `dvc repro bootstrap`.")
+    about = json.loads((folder / "head.json").read_text())
+    head = FrozenHead(about["names"], about["channels"], about["dims"], about["grid"], about["centre"])
+    head.load_state_dict(load_file(folder / "head.safetensors"))
+    return head.eval()
+
+
+def centred(value: Tensor, mean: Tensor, how: str) -> Tensor:
+    """(B, C, h, w) less the data set's channel means (C,), or less each image's own."""
+    return value - (mean[:, None, None] if how == "dataset" else value.mean((2, 3), keepdim=True))
+
+
+def fit(
+    params: FrozenParams,
+    read: Callable[[NDArray[np.int64]], Features],
+    inside: Callable[[NDArray[np.int64]], NDArray[np.bool_]],
+    rows: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> FrozenHead:
+    """Fit z-scores and PCA on random positions in the ROI of training images.
+
+    Args:
+        read: rows (B,) -> {name: (B, C, h, w)}. inside: rows -> (B, G, G), cells that may be drawn.
+        rows: (n,) training images.
+
+    Raises:
+        ULDError: a layer is not in the store, or there are fewer channels or points than `dims`.
+    """
+    samples: list[Tensor] = []
+    names: list[str] = []
+    channels: list[int] = []
+    for row in rows:
+        features = read(np.array([row]))
+        names = names or _choose(list(features), params.layers)
+        mask = inside(np.array([row])).reshape(-1)
+        chosen = rng.choice(np.flatnonzero(mask) if mask.any() else len(mask), size=params.points)
+        xy = coords.cells(params.grid)[chosen] + rng.uniform(-0.5, 0.5, (params.points, 2))
+        parts = [_at(features[name], xy, params.grid, params.centre) for name in names]
+        channels = [part.shape[1] for part in parts]
+        samples.append(torch.cat(parts, 1))
+    table = torch.cat(samples)
+    if params.dims > min(table.shape):
+        raise ULDError(f"starts: dims {params.dims} exceeds the {table.shape[1]} channels or {len(table)} points read.")
+    mean, std = table.mean(0), table.std(0).clamp_min(1e-6)
+    # every layer weighs the same however many channels it has
+    scale = std * torch.tensor(np.repeat(np.sqrt(channels), channels), dtype=std.dtype)
+    pca = PCA(params.dims, random_state=0).fit(((table - mean) / scale).numpy())
+    gain = np.maximum(pca.explained_variance_, 1e-12) ** (-params.whiten / 2)
+    head = FrozenHead(names, channels, params.dims, params.grid, params.centre)
+    head.projection.copy_(torch.from_numpy(pca.components_ * gain[:, None]) / scale)
+    if params.centre == "image":  # positions are drawn in the ROI, so their mean is not the image's
+        head.offset.copy_(-head.projection @ mean)
+    else:
+        head.mean.copy_(mean)
+    return head.eval()
+
+
+def _choose(names: list[str], layers: tuple[tuple[int, int], ...]) -> list[str]:
+    chosen = [n for n in names if any(n.startswith(f"l{i}{j}_t") for i, j in layers)]
+    if len({n.split("_")[0] for n in chosen}) != len(set(layers)):
+        raise ULDError(
+            f"starts: layers {list(layers)} are not all in the feature store ({', '.join(names)}): see readout.layers."
+        )
+    return chosen
+
+
+def _at(value: Tensor, xy: NDArray[np.float64], grid: int, centre: str) -> Tensor:
+    """(1, C, h, w) at points (P, 2) in cells of a G x G grid -> (P, C)."""
+    value = centred(value, value.new_zeros(value.shape[1]), centre)
+    local = coords.apply(coords.resize(grid, value.shape[-1]), xy[None])
+    return coords.sample(value, torch.from_numpy(local))[0]
