@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from uld.artifacts import Landmarks
+from uld.artifacts import Labels, Landmarks
+from uld.models.frozen import FrozenHead
 
 
 class Source(Protocol):
@@ -61,6 +62,10 @@ class Method(ABC):
     @abstractmethod
     def discover(self, source: Source, rows: NDArray[np.int64], count: int, rng: np.random.Generator) -> Discovery:
         """Find K = `count` landmarks on the training images `rows`."""
+
+    def train(self, head: FrozenHead, labels: Labels, rng: np.random.Generator) -> FrozenHead:
+        """The head after a round on pseudo-labels. A method that has nothing to train hands it on as it is."""
+        return head
 
     @abstractmethod
     def find(self, source: Source, landmarks: Landmarks, rows: NDArray[np.int64], view: int = 0) -> Found:

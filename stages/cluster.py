@@ -1,0 +1,27 @@
+"""Pseudo-labels of one round: cluster what its start model describes and mark each landmark in every training image."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from uld import artifacts, detector, methods, params, runtime
+
+
+def main() -> None:
+    key = sys.argv[1]
+    chosen = params.read(detector.RoundParams, f"rounds.{key}")
+    kind = methods.load(chosen.step)
+    method = kind(params.read(kind.Params, f"steps.{chosen.step}"))
+    boxes, described = detector.cached("trained", chosen.start)
+    rows = np.flatnonzero(boxes["split"].to_numpy() == "train")
+    rng = runtime.rng(params.read(int, "seed"), f"cluster-{key}")
+    found = method.discover(described, rows, params.read(int, "landmarks"), rng)
+    out = Path(f"artifacts/labels/{key}")
+    artifacts.write_landmarks(out / "landmarks.h5", found.landmarks)
+    artifacts.write_labels(out / "labels.h5", detector.label(method, found.landmarks, described, rows))
+    artifacts.write_json(out / "quality.json", found.quality)
+
+
+if __name__ == "__main__":
+    runtime.run(main)

@@ -1,0 +1,26 @@
+"""Discover the K landmarks of one table row on the training images."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from uld import artifacts, detector, methods, params, runtime
+
+
+def main() -> None:
+    key = sys.argv[1]
+    row = params.read(detector.RowParams, f"variants.{key}")
+    kind = methods.load(row.step)
+    method = kind(params.read(kind.Params, f"steps.{row.step}"))
+    boxes, described = detector.cached(row.features, row.start)
+    rows = np.flatnonzero(boxes["split"].to_numpy() == "train")
+    rng = runtime.rng(params.read(int, "seed"), f"discover-{row.step}")
+    found = method.discover(described, rows, row.landmarks, rng)
+    out = Path(f"artifacts/landmarks/{key}")
+    artifacts.write_landmarks(out / "landmarks.h5", found.landmarks)
+    artifacts.write_json(out / "quality.json", found.quality)
+
+
+if __name__ == "__main__":
+    runtime.run(main)

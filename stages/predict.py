@@ -1,0 +1,27 @@
+"""Find the landmarks of one table row in every image, and pack the detector that `uld predict` loads."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from uld import artifacts, detector, methods, params, roi, runtime
+
+
+def main() -> None:
+    key = sys.argv[1]
+    row = params.read(detector.RowParams, f"variants.{key}")
+    kind = methods.load(row.step)
+    block = params.read(kind.Params, f"steps.{row.step}")
+    crop = params.read(roi.RoiParams, "roi")
+    providers: dict[str, Any] = {
+        name: params.read(roi.kind(name).Params, f"roi_providers.{name}") for name in crop.providers
+    }
+    landmarks = artifacts.read_landmarks(Path(f"artifacts/landmarks/{key}/landmarks.h5"))
+    boxes, described = detector.cached(row.features, row.start)
+    predictions = detector.predict_all(kind(block), landmarks, described, boxes)
+    artifacts.write_predictions(Path(f"artifacts/predictions/{key}.h5"), predictions)
+    detector.pack(Path(f"artifacts/detectors/{key}"), row, block, landmarks, crop, providers)
+
+
+if __name__ == "__main__":
+    runtime.run(main)

@@ -1,0 +1,304 @@
+"""From photographs to landmarks and back through the bundle: a detector finds what the pipeline found."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from uld import artifacts, crops, detector, methods, roi, runtime
+from uld.artifacts import Landmarks, Predictions
+from uld.crops import Crops
+from uld.detector import Detector, RowParams
+from uld.errors import ArtifactError, BackboneError
+from uld.features import backbone, extract
+from uld.features.extract import NetworkParams, ViewParams
+from uld.features.extractor import Extractor, ReadoutParams
+from uld.features.reduce import ReduceParams
+from uld.features.source import frames
+from uld.features.store import FeatureStore
+from uld.images import decode
+from uld.models import frozen
+from uld.models.frozen import FrozenParams
+from uld.roi.full import Full, FullParams
+
+COUNT, GRID, CROP = 4, 16, 32
+ROI = roi.RoiParams(providers=("full",), margin=0.1, crop=CROP, max_missing=0.0)
+READOUT = ReadoutParams(((0, 1), (1, 0)), (24, 142), "add_noise", 50, "float32")
+BANK = (ViewParams(False, 0, 1), ViewParams(True, 0, 1))
+HEAD = FrozenParams("frozen", "trained", ((0, 1), (1, 0)), 8, GRID, "image", 0.5, 8, 60)
+BLOCKS = {"zeroshot": {"points": 60, "cap": 1000, "restarts": 2, "iterations": 20, "refine": True}, "mean_shape": {}}
+
+
+def photograph(seed: int) -> np.ndarray:
+    """Coloured parts in about the same places, of any size and shape."""
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(40, 90, 2)
+    image = np.full((height, width, 3), 128, np.uint8)
+    for x, y, colour in (
+        (0.3, 0.35, (255, 0, 0)),
+        (0.7, 0.35, (0, 255, 0)),
+        (0.5, 0.6, (0, 0, 255)),
+        (0.5, 0.8, (9, 9, 9)),
+    ):
+        at = rng.uniform(-0.05, 0.05, 2) * [width, height] + np.array([x * width, y * height])
+        cv2.circle(image, (round(at[0]), round(at[1])), int(min(height, width) // 9), colour, -1, cv2.LINE_AA)
+    noise = rng.normal(0, 6, image.shape)
+    return np.clip(cv2.GaussianBlur(image, (0, 0), 1.0) + noise, 0, 255).astype(np.uint8)
+
+
+class Project:
+    """An artifacts/ tree as the stages make it, up to the heads."""
+
+    def __init__(self, folder: Path, model: Path, trained: bool = True, reduction: ReduceParams | None = None) -> None:
+        self.root, photos = folder / "artifacts", folder / "photos"
+        photos.mkdir(parents=True)
+        names = [f"{n}.png" for n in range(9)]
+        for n, name in enumerate(names):
+            cv2.imwrite(str(photos / name), photograph(n)[:, :, ::-1])
+        self.photographs = [decode(photos / name) for name in names]
+        index = pd.DataFrame({"image": names, "split": ["train"] * 6 + ["test"] * 3, "status": "ok"})
+        boxes, _ = roi.locate(photos, index, [Full(FullParams(), roi.Context(photos, photos))], ROI.max_missing)
+        artifacts.write_table(self.root / "roi/boxes.csv", boxes)
+        self.boxes = artifacts.read_boxes(self.root / "roi/boxes.csv")
+        crops.write(self.root / "roi/crops.zarr", photos, self.boxes, ROI.margin, ROI.crop)
+        cut = Crops(self.root / "roi/crops.zarr")
+        shutil.copytree(model, self.root / "backbone")
+        reader = Extractor(backbone.load(self.root / "backbone", "float32", trained), READOUT, 0)
+        network = NetworkParams(trained, BANK)
+        extract.fill(self.root / "features/trained.zarr", reader, cut, self.boxes, network, reduction, 0)
+        store = FeatureStore(self.root / "features/trained.zarr")
+        place = frames(store, cut, self.boxes, GRID)
+        head = frozen.fit(HEAD, store.read, place.inside, np.arange(6), runtime.rng(0, "head-points"))
+        head.save(self.root / "rounds/frozen")
+
+    def discover(self, step: str = "zeroshot", count: int = COUNT) -> tuple[Landmarks, Predictions, Path]:
+        """Landmarks, predictions and the packed detector of one row."""
+        row = RowParams("trained", "frozen", step, count)
+        kind = methods.load(step)
+        block = kind.Params(**BLOCKS[step])
+        boxes, source = detector.cached("trained", "frozen", self.root)
+        found = kind(block).discover(source, np.arange(6), count, runtime.rng(0, "discover"))
+        predictions = detector.predict_all(kind(block), found.landmarks, source, boxes)
+        out = self.root / f"detectors/{step}"
+        detector.pack(out, row, block, found.landmarks, ROI, {"full": FullParams()}, self.root)
+        return found.landmarks, predictions, out
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, pixel_folder: Path) -> Project:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ULD_SCRATCH", str(tmp_path_factory.mktemp("scratch")))
+        patch.setenv("ULD_DEVICE", "cpu")
+        return Project(tmp_path_factory.mktemp("project"), pixel_folder)
+
+
+@pytest.fixture(scope="module")
+def zeroshot(project: Project) -> tuple[Landmarks, Predictions, Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ULD_DEVICE", "cpu")
+        return project.discover()
+
+
+def same(found: detector.Detected, predictions: Predictions, rows: np.ndarray) -> None:
+    np.testing.assert_allclose(found.dense_xy, predictions.dense_xy[rows], atol=0.02)
+    np.testing.assert_allclose(found.dense_score, predictions.dense_score[rows], atol=1e-3)
+    np.testing.assert_array_equal(np.isnan(found.xy), np.isnan(predictions.xy[rows]))
+    np.testing.assert_allclose(found.xy, predictions.xy[rows], atol=0.02)
+    np.testing.assert_allclose(found.score, predictions.score[rows], atol=1e-3)
+
+
+# --- over the data set ---
+
+
+def test_predictions_are_whole(project: Project, zeroshot: tuple[Landmarks, Predictions, Path]) -> None:
+    predictions = zeroshot[1]
+    assert predictions.xy.shape == (9, COUNT, 2)
+    assert predictions.view_xy.shape == (9, 2, COUNT, 2)
+    assert predictions.images.tolist() == project.boxes["image"].tolist()
+    assert predictions.split.tolist() == ["train"] * 6 + ["test"] * 3
+    np.testing.assert_array_equal(predictions.view_xy[:, 0], predictions.dense_xy)
+    assert predictions.mirrored.tolist() == [False, True]
+    assert np.isfinite(predictions.dense_xy).all()
+    sizes = np.array([image.shape[1::-1] for image in project.photographs])[:, None]
+    # within the photographs, but for the half cell that refinement may add
+    slack = sizes.max(axis=2, keepdims=True) * 1.2 / GRID
+    assert ((predictions.dense_xy > -0.5 - slack) & (predictions.dense_xy < sizes - 0.5 + slack)).all()
+    assert np.isfinite(predictions.xy).any()
+
+
+def test_the_mirrored_view_is_mapped_back(project: Project, zeroshot: tuple[Landmarks, Predictions, Path]) -> None:
+    """What the network sees in the mirrored crop, found by hand: the photograph mirrored, detected, mirrored back."""
+    opened = Detector.load(zeroshot[2])
+    found = opened.detect([image[:, ::-1].copy() for image in project.photographs])
+    width = np.array([image.shape[1] for image in project.photographs])[:, None]
+    back = found.dense_xy * [-1, 1] + np.stack([width - 1, 0 * width], axis=2)
+    apart = np.abs(zeroshot[1].view_xy[:, 1] - back).max(axis=2)
+    assert np.median(apart) < 0.05
+    assert (apart < 0.5).mean() > 0.85  # cutting is not mirror-symmetric to the last bit: a near tie may fall otherwise
+
+
+def test_the_batch_size_does_not_show(
+    project: Project, zeroshot: tuple[Landmarks, Predictions, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ULD_BATCH", "2")
+    boxes, source = detector.cached("trained", "frozen", project.root)
+    kind = methods.load("zeroshot")
+    again = detector.predict_all(kind(kind.Params(**BLOCKS["zeroshot"])), zeroshot[0], source, boxes)
+    np.testing.assert_allclose(again.view_xy, zeroshot[1].view_xy, atol=1e-3)
+    np.testing.assert_allclose(again.score, zeroshot[1].score, atol=1e-5)
+
+
+def test_labels_are_the_exemplars_of_the_images_asked_for(
+    project: Project, zeroshot: tuple[Landmarks, Predictions, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ULD_BATCH", "2")
+    _, source = detector.cached("trained", "frozen", project.root)
+    kind = methods.load("zeroshot")
+    rows = np.array([1, 4, 5, 8])
+    labels = detector.label(kind(kind.Params(**BLOCKS["zeroshot"])), zeroshot[0], source, rows)
+    seen = np.isfinite(zeroshot[1].xy[..., 0])
+    want = [(row, slot) for row in rows for slot in np.flatnonzero(seen[row])]
+    assert list(zip(labels.image, labels.label, strict=True)) == want
+    np.testing.assert_allclose(labels.xy, zeroshot[1].xy[labels.image, labels.label], atol=1e-3)
+    np.testing.assert_allclose(labels.score, zeroshot[1].score[labels.image, labels.label], atol=1e-5)
+
+
+# --- the bundle ---
+
+
+def test_a_detector_finds_what_the_pipeline_found(
+    project: Project, zeroshot: tuple[Landmarks, Predictions, Path]
+) -> None:
+    _, predictions, folder = zeroshot
+    opened = Detector.load(folder)
+    assert opened.count == COUNT
+    found = opened.detect(project.photographs)
+    same(found, predictions, np.arange(9))
+    np.testing.assert_allclose(found.dense_xy, predictions.dense_xy, atol=5e-5)  # the same batch: nearly the same bits
+    np.testing.assert_allclose(found.boxes, project.boxes[["x1", "y1", "x2", "y2"]])
+
+
+def test_in_any_order_and_company(
+    project: Project, zeroshot: tuple[Landmarks, Predictions, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Detector.load(str(zeroshot[2]))
+    monkeypatch.setenv("ULD_BATCH", "2")
+    rows = np.array([7, 2, 2, 0, 8])
+    same(opened.detect([project.photographs[row] for row in rows]), zeroshot[1], rows)
+
+
+def test_a_bundle_stands_on_its_own(
+    project: Project, zeroshot: tuple[Landmarks, Predictions, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = shutil.copytree(zeroshot[2], tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    same(Detector.load(moved).detect(project.photographs[:1]), zeroshot[1], np.array([0]))
+
+
+def test_packing_twice_gives_the_same_bytes(project: Project, zeroshot: tuple[Landmarks, Predictions, Path]) -> None:
+    def content() -> dict[str, bytes]:
+        return {str(p.relative_to(zeroshot[2])): p.read_bytes() for p in zeroshot[2].rglob("*") if p.is_file()}
+
+    before = content()
+    project.discover()
+    assert content() == before
+    assert str(project.root) not in before["detector.json"].decode()
+
+
+def test_no_box_gives_no_landmarks(project: Project, zeroshot: tuple[Landmarks, Predictions, Path]) -> None:
+    class Blind(Full):
+        def detect(self, images: list[np.ndarray], ids: list[str]) -> list[roi.Box | None]:
+            return [
+                None if name == "image 1" else box for box, name in zip(super().detect(images, ids), ids, strict=True)
+            ]
+
+    opened = Detector.load(zeroshot[2])
+    opened._providers = [Blind(FullParams(), roi.Context(Path(), Path()))]
+    found = opened.detect(project.photographs[:3])
+    for value in (found.xy, found.dense_xy, found.score, found.dense_score, found.boxes):
+        assert np.isnan(value[1]).all()
+    assert np.isfinite(found.dense_xy[[0, 2]]).all()
+    np.testing.assert_allclose(found.dense_xy[[0, 2]], zeroshot[1].dense_xy[[0, 2]], atol=0.02)
+    nothing = opened.detect([project.photographs[0]], ["image 1"])
+    assert np.isnan(nothing.dense_xy).all()
+    assert nothing.dense_xy.shape == (1, COUNT, 2)
+    assert opened.detect([]).dense_xy.shape == (0, COUNT, 2)
+
+
+def test_boxes_of_the_callers_own(project: Project, zeroshot: tuple[Landmarks, Predictions, Path]) -> None:
+    """Landmarks move with what is shown: a photograph padded at its left and top, the box with it."""
+    image = project.photographs[4]
+    padded = np.pad(image, ((7, 0), (11, 0), (0, 0)), mode="reflect")
+    box = np.array([[-0.5, -0.5, image.shape[1] - 0.5, image.shape[0] - 0.5]])
+    opened = Detector.load(zeroshot[2])
+    plain = opened.detect_in([image], box)
+    moved = opened.detect_in([padded], box + np.array([11, 7, 11, 7]))
+    same(plain, zeroshot[1], np.array([4]))
+    apart = moved.dense_xy - plain.dense_xy
+    np.testing.assert_allclose(apart, np.broadcast_to([11, 7], apart.shape), atol=0.5)  # another phase of shrinking
+
+
+def test_a_row_without_landmarks(project: Project) -> None:
+    _, predictions, folder = project.discover("mean_shape", 0)
+    assert predictions.xy.shape == (9, 0, 2)
+    assert predictions.view_xy.shape == (9, 2, 0, 2)
+    artifacts.write_predictions(project.root / "predictions/mean_shape.h5", predictions)
+    found = Detector.load(folder).detect(project.photographs[:2])
+    assert found.dense_xy.shape == (2, 0, 2)
+    assert found.score.shape == (2, 0)
+
+
+@pytest.mark.parametrize("kind", ["untrained", "reduced", "pinned"])
+def test_other_kinds_of_features(kind: str, tmp_path: Path, pixel_folder: Path) -> None:
+    """The untrained network, stored principal components, and a model that stays where it is."""
+    model = pixel_folder
+    if kind == "pinned":
+        model = tmp_path / "reference"
+        model.mkdir()
+        block = backbone.PinnedParams("pinned", str(pixel_folder), None, None, 32)
+        (model / "reference.json").write_text(json.dumps(backbone.pin(block)))
+    reduction = ReduceParams(6, 4) if kind == "reduced" else None
+    project = Project(tmp_path, model, kind != "untrained", reduction)
+    _, predictions, folder = project.discover()
+    same(Detector.load(folder).detect(project.photographs), predictions, np.arange(9))
+    assert bool(list(folder.glob("backbone/unet/*.safetensors"))) == (kind != "pinned")
+
+
+# --- what is refused ---
+
+
+def refuse(folder: Path, spoil: Callable[[Path], object], error: type[Exception], message: str) -> None:
+    spoil(folder)
+    with pytest.raises(error, match=message):
+        Detector.load(folder)
+
+
+def test_a_spoilt_bundle(zeroshot: tuple[Landmarks, Predictions, Path], tmp_path: Path) -> None:
+    def fresh(name: str) -> Path:
+        return shutil.copytree(zeroshot[2], tmp_path / name)
+
+    def change(folder: Path) -> None:
+        path = folder / "backbone/scheduler/scheduler_config.json"
+        path.write_text(path.read_text().replace("squaredcos_cap_v2", "linear"))
+
+    refuse(
+        tmp_path / "nothing", lambda folder: None, ArtifactError, r"detector.json is missing: run `dvc repro predict`"
+    )
+    refuse(fresh("a"), change, ArtifactError, "its backbone is not the one it was made with: run `dvc repro predict`")
+    refuse(fresh("b"), lambda f: shutil.rmtree(f / "backbone/unet"), BackboneError, "it has no 'unet/'")
+    refuse(fresh("c"), lambda f: (f / "head/head.json").unlink(), ArtifactError, "head.json is missing")
+    refuse(fresh("d"), lambda f: (f / "landmarks.h5").unlink(), ArtifactError, "landmarks.h5 is missing")
+
+
+def test_features_of_other_crops_are_refused(project: Project, tmp_path: Path) -> None:
+    root = shutil.copytree(project.root, tmp_path / "artifacts")
+    crops.write(root / "roi/crops.zarr", project.root.parent / "photos", project.boxes, 0.3, CROP)
+    with pytest.raises(
+        ArtifactError, match=r"trained.zarr does not fit \(crops: store has .* run `dvc repro features`"
+    ):
+        detector.cached("trained", "frozen", root)

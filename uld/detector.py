@@ -1,0 +1,218 @@
+"""A discovered landmark detector: run it over the whole data set, pack it into a folder, use it on any photograph.
+
+from uld.detector import Detector
+detector = Detector.load("artifacts/detectors/zeroshot")
+landmarks = detector.detect([image])            # image (H, W, 3) uint8 RGB
+landmarks.dense_xy[0]                           # (K, 2) x, y in pixels of the photograph
+"""
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass as closed
+
+from uld import artifacts, coords, methods, roi, runtime
+from uld.artifacts import Labels, Landmarks, Predictions
+from uld.crops import Crops, cut
+from uld.errors import ArtifactError
+from uld.features import backbone, reduce
+from uld.features.extractor import Extractor, ReadoutParams
+from uld.features.source import GridSource, from_store, live
+from uld.features.store import FeatureStore
+from uld.images import Pixels
+from uld.methods.base import Method
+from uld.models import frozen
+from uld.params import CLOSED, build
+
+ABOUT = "detector.json"
+
+
+@closed(frozen=True, config=CLOSED)
+class RowParams:
+    """A row of the results table: which features, which head it starts from, which step (method) makes K landmarks."""
+
+    features: str
+    start: str
+    step: str
+    landmarks: Annotated[int, Field(ge=0)]  # K
+
+
+@closed(frozen=True, config=CLOSED)
+class RoundParams:
+    """A round of self-training: which model it starts from, which step (method) makes its labels and trains on them."""
+
+    start: str
+    step: str
+
+
+@dataclass(frozen=True)
+class Detected:
+    """Landmarks of B photographs in their own pixels: xy (B, K, 2), NaN = not detected, and score (B, K).
+
+    dense_xy, dense_score: the same, with the best match in the ROI where a landmark was not detected.
+
+    boxes (B, 4) are the object boxes used, NaN where none was found (all landmarks are NaN then).
+    """
+
+    xy: NDArray[np.float32]
+    score: NDArray[np.float32]
+    dense_xy: NDArray[np.float32]
+    dense_score: NDArray[np.float32]
+    boxes: NDArray[np.float64]
+
+
+# --- over the data set, from cached features ---
+
+
+def cached(features: str, start: str, root: Path = Path("artifacts")) -> tuple[pd.DataFrame, GridSource]:
+    """boxes.csv and the descriptors of a model over all its images and views, from the store `features`."""
+    boxes = artifacts.read_boxes(root / "roi/boxes.csv")
+    head = frozen.load(root / "rounds" / start).to(runtime.device())
+    store = FeatureStore(root / "features" / f"{features}.zarr")
+    return boxes, from_store(store, head, Crops(root / "roi/crops.zarr"), boxes)
+
+
+def predict_all(method: Method, landmarks: Landmarks, source: GridSource, boxes: pd.DataFrame) -> Predictions:
+    """Find the landmarks in every image and every view of the bank."""
+    views, count = len(source.views), len(landmarks.centroids)
+    xy, view_xy = _gap((len(boxes), count, 2)), _gap((len(boxes), views, count, 2))
+    score, dense_score = _gap((len(boxes), count)), _gap((len(boxes), count))
+    for first in range(0, len(boxes), runtime.batch_size()):
+        rows = np.arange(first, min(first + runtime.batch_size(), len(boxes)))
+        for v in range(views):
+            found = method.find(source, landmarks, rows, v)
+            view_xy[rows, v] = source.to_image(rows, found.dense_xy, v)
+            if v == 0:
+                xy[rows], score[rows] = source.to_image(rows, found.xy), found.score
+                dense_score[rows] = found.dense_score
+    images, split = (boxes[key].to_numpy(dtype=object) for key in ("image", "split"))
+    return Predictions(images, split, xy, score, view_xy[:, 0], dense_score, view_xy, source.mirrored)
+
+
+def label(method: Method, landmarks: Landmarks, source: GridSource, rows: NDArray[np.int64]) -> Labels:
+    """The exemplar of each landmark in each of the images `rows`, where the image has one."""
+    parts = []
+    for first in range(0, len(rows), runtime.batch_size()):
+        batch = rows[first : first + runtime.batch_size()]
+        found = method.find(source, landmarks, batch)
+        image, slot = np.nonzero(np.isfinite(found.xy).all(2))
+        xy = source.to_image(batch, found.xy)[image, slot]
+        parts.append((batch[image], slot, xy, found.score[image, slot]))
+    image, slot, xy, score = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Labels(image, slot.astype(np.int64), xy, score)
+
+
+# --- the bundle ---
+
+
+def pack(
+    out: Path,
+    row: RowParams,
+    block: Any,
+    landmarks: Landmarks,
+    crop: roi.RoiParams,
+    providers: dict[str, Any],
+    root: Path = Path("artifacts"),
+) -> None:
+    """Gather all that inference needs: a small backbone travels inside, a pinned one by path and hash."""
+    store = FeatureStore(root / "features" / f"{row.features}.zarr")
+    keys = ("layers", "timesteps", "policy", "inversion_steps", "dtype")
+    about = {
+        "step": row.step,
+        "params": asdict(block),
+        "roi": asdict(crop),
+        "roi_providers": {name: asdict(settings) for name, settings in providers.items()},
+        "readout": {key: store.spec[key] for key in keys},
+        "seed": store.spec["seed"],
+        "backbone": store.spec["backbone"],
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(root / "backbone", out / "backbone", dirs_exist_ok=True)
+    shutil.copytree(root / "rounds" / row.start, out / "head", dirs_exist_ok=True)
+    if (store.path / reduce.FILE).is_file():
+        shutil.copy(store.path / reduce.FILE, out / reduce.FILE)
+    artifacts.write_landmarks(out / "landmarks.h5", landmarks)
+    artifacts.write_json(out / ABOUT, about)
+
+
+class Detector:
+    """A packed detector, ready for photographs. Coordinates in, coordinates out: original pixels, (x, y)."""
+
+    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+        """Use `Detector.load`."""
+        kind = methods.load(about["step"])
+        self._method = kind(build(kind.Params, about["params"], "params", str(folder / ABOUT)))
+        self.landmarks = artifacts.read_landmarks(folder / "landmarks.h5")
+        self._roi = build(roi.RoiParams, about["roi"], "roi", str(folder / ABOUT))
+        self._providers = _providers(about["roi_providers"], folder)
+        readout = build(ReadoutParams, about["readout"], "readout", str(folder / ABOUT))
+        trained = not about["backbone"].startswith("untrained-")
+        model = backbone.load(folder / "backbone", readout.dtype, trained)
+        if model.fingerprint != about["backbone"]:
+            raise ArtifactError(f"{folder}: its backbone is not the one it was made with: run `dvc repro predict`.")
+        self._extractor = Extractor(model, readout, about["seed"])
+        self._reduction = reduce.load(folder)
+        self._head = frozen.load(folder / "head").to(runtime.device())
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "Detector":
+        """Open an artifacts/detectors/<row>/ folder.
+
+        Raises:
+            ArtifactError: no detector there, or its backbone has changed. BackboneError: a pinned model is gone.
+        """
+        about = artifacts.read_json(Path(folder) / ABOUT, "predict")
+        return cls(Path(folder), about)
+
+    @property
+    def count(self) -> int:
+        """K."""
+        return len(self.landmarks.centroids)
+
+    def detect(self, images: list[Pixels], ids: list[str] | None = None) -> Detected:
+        """Landmarks of photographs (H, W, 3) uint8 RGB of any size."""
+        found = roi.detect(self._providers, images, ids or [f"image {i}" for i in range(len(images))])
+        boxes = np.array([one[0][:4] if one else (np.nan,) * 4 for one in found], dtype=np.float64).reshape(-1, 4)
+        return self.detect_in(images, boxes)
+
+    def detect_in(self, images: list[Pixels], boxes: NDArray[np.float64]) -> Detected:
+        """The same in given object boxes (B, 4), x1, y1, x2, y2 as edges; a NaN box gives NaN landmarks."""
+        points, scores = (len(images), self.count, 2), (len(images), self.count)
+        out = Detected(_gap(points), _gap(scores), _gap(points), _gap(scores), boxes)
+        good = np.flatnonzero(np.isfinite(boxes).all(1))
+        if not len(good):
+            return out
+        affine = coords.crop(boxes[good], self._roi.margin, self._roi.crop)
+        cuts = [cut(images[i], affine[n], self._roi.crop) for n, i in enumerate(good)]
+        pixels, inside = (np.stack(part) for part in zip(*cuts, strict=True))
+        source = live(self._extractor, self._reduction, self._head, pixels, inside, affine, boxes[good])
+        for first in range(0, len(good), runtime.batch_size()):
+            rows = np.arange(first, min(first + runtime.batch_size(), len(good)))
+            found = self._method.find(source, self.landmarks, rows)
+            out.xy[good[rows]], out.score[good[rows]] = source.to_image(rows, found.xy), found.score
+            out.dense_xy[good[rows]] = source.to_image(rows, found.dense_xy)
+            out.dense_score[good[rows]] = found.dense_score
+        return out
+
+
+def _gap(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.full(shape, np.nan, np.float32)
+
+
+def _providers(blocks: dict[str, Any], folder: Path) -> list[roi.Provider]:
+    """The bundle's providers that work outside the data set; the whole photograph if none does."""
+    general = [name for name in blocks if roi.kind(name).general] or ["full"]
+    context = roi.Context(folder, folder)
+    made = []
+    for name in general:
+        kind = roi.kind(name)
+        made.append(
+            kind(build(kind.Params, blocks.get(name, {}), f"roi_providers.{name}", str(folder / ABOUT)), context)
+        )
+    return made
