@@ -1,0 +1,27 @@
+"""Stage `report`: one page that shows what the run found and how good it is."""
+
+from pathlib import Path
+from typing import Any
+
+from uld import artifacts, params, runtime
+from uld.evaluate.protocols import choose
+from uld.report import page, source
+
+OUT = Path("report")
+
+
+def main() -> None:
+    """Read `report`, `dataset`, `variants` and the first of `evaluate.protocols`; write index.html and its PNGs."""
+    chosen = params.read(source.ReportParams, "report")
+    rows = list(params.read(dict[str, Any], "variants"))
+    protocol = next(iter(choose(params.read(tuple[str, ...], "evaluate.protocols"))))
+    run = source.read(chosen, rows, params.read(str, "dataset"), protocol, Path("params.yaml"))
+    report = page.render(run, chosen)
+    for name, data in {**report.pictures, "index.html": report.html.encode()}.items():
+        with artifacts.atomic(OUT / name) as part:
+            part.write_bytes(data)
+    print(f"{OUT / 'index.html'}: open it in a browser")
+
+
+if __name__ == "__main__":
+    runtime.run(main)

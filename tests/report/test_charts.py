@@ -1,0 +1,70 @@
+"""Charts: their geometry, and that they are files without a clock."""
+
+import struct
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from uld.artifacts import Landmarks
+from uld.report import charts
+
+
+def chunks(png: bytes) -> set[bytes]:
+    """Kinds of chunks in a PNG file."""
+    kinds, at = set(), 8
+    while at < len(png):
+        (length,) = struct.unpack(">I", png[at : at + 4])
+        kinds.add(png[at + 4 : at + 8])
+        at += 12 + length
+    return kinds
+
+
+def landmarks(clusters: int, dimensions: int) -> Landmarks:
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, max(clusters, 1), 90)
+    return Landmarks(
+        np.zeros((clusters, dimensions), np.float32),
+        np.full(clusters, 9),
+        np.zeros((clusters, 1), np.int64),
+        np.zeros((clusters, 1, 2), np.float32),
+        rng.normal(size=(90, dimensions)).astype(np.float16),
+        label,
+    )
+
+
+def test_plane_finds_the_two_widest_axes() -> None:
+    rng = np.random.default_rng(0)
+    turn, _ = np.linalg.qr(rng.normal(size=(5, 5)))
+    x = rng.normal(size=(4000, 5)) * [9, 5, 1, 1, 1]
+    at, share = charts.plane(x @ turn + 7)
+    assert share == pytest.approx([81 / 109, 25 / 109], abs=0.02)
+    assert np.abs(np.corrcoef(at.T, x[:, :2].T)[:2, 2:]) == pytest.approx(np.eye(2), abs=0.05)
+    again, _ = charts.plane(x @ turn)
+    assert again == pytest.approx(at, abs=1e-6)
+
+
+def test_plane_of_equal_points_is_a_point() -> None:
+    at, share = charts.plane(np.ones((4, 3)))
+    assert (at == 0).all()
+    assert (share == 0).all()
+
+
+CED = pd.DataFrame({"threshold": np.linspace(0, 0.2, 11), "fraction": np.linspace(0, 1, 11)})
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: charts.ced({f"row{n}": CED for n in range(9)}, "row3"),
+        lambda: charts.ced({"mean_shape": CED}, "absent"),
+        lambda: charts.cluster_map(landmarks(30, 64)),
+        lambda: charts.cluster_map(landmarks(1, 2)),
+        lambda: charts.landmark_errors(np.array([3.0, np.nan, 2.0])),
+        lambda: charts.point_errors(np.arange(68.0)),
+    ],
+)
+def test_charts_are_the_same_bytes_without_metadata(draw) -> None:  # type: ignore[no-untyped-def]
+    png = draw()
+    assert png == draw()
+    assert chunks(png) <= {b"IHDR", b"pHYs", b"IDAT", b"IEND"}

@@ -1,0 +1,44 @@
+"""Tables from metrics trees."""
+
+from uld.report import tables
+from uld.report.tables import Cell
+
+ERRORS = {"forward_nme": 10.26, "forward_low": 9.5, "forward_high": 11.04, "backward_nme": 27.0}
+METRICS = {
+    "found": {
+        "landmarks": 10,
+        "detection_rate": 0.987,
+        "clusters": {"calinski_harabasz": 12345.6},
+        "canonical": {"rule": {"ridge": 1e-3}, "p5": {"dense": {"all": ERRORS, "raw": {"accuracy": 1.0}}}},
+    },
+    "mean_shape": {"landmarks": 0, "canonical": {"p5": {"dense": {"all": {"forward_nme": 23.7}}}}},
+}
+
+
+def test_errors() -> None:
+    table = tables.errors(METRICS, "canonical", "p5")
+    assert table.head == ["K", "detected, %", "forward, all rows", "backward, all rows"]
+    assert table.lines[0] == ("found", [Cell("10"), Cell("98.7"), Cell("10.3", "9.5 – 11.0"), Cell("27.0")])
+    assert table.lines[1] == ("mean_shape", [Cell("0"), Cell("–"), Cell("23.7"), Cell("–")])
+
+
+def test_numbers_of_rows_are_columns() -> None:
+    both = {"dense": {"n300": {"forward_nme": 2.0}, "all": {"forward_nme": 1.0}, "raw": {}}}
+    table = tables.errors({"row": {"canonical": {"p5": both}}}, "canonical", "p5")
+    assert table.head == ["forward, all rows", "forward, 300 rows"]
+
+
+def test_label_free_leaves_unknown_columns_out() -> None:
+    table = tables.label_free(METRICS)
+    assert table.head == ["K", "detected, %", "Calinski-Harabasz"]
+    assert table.lines[0][1][2] == Cell("12\N{NARROW NO-BREAK SPACE}346")
+
+
+def test_facts_of_any_tree() -> None:
+    table = tables.facts({"a": {"loss": {"train": 0.04312}, "steps": 800}, "b": {"steps": 57340.0, "codec": "pixel"}})
+    assert table.head == ["a", "b"]
+    assert table.lines == [
+        ("loss.train", [Cell("0.04312"), Cell("–")]),
+        ("steps", [Cell("800"), Cell("57340")]),
+        ("codec", [Cell("–"), Cell("pixel")]),
+    ]

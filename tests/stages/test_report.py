@@ -1,0 +1,303 @@
+"""The stage `report` on a small generated data set, up to a real browser."""
+
+import base64
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from uld import artifacts, crops
+from uld.artifacts import Annotations, AnnotationSet, Landmarks, Predictions
+from uld.errors import ArtifactError
+
+ROOT = Path(__file__).parents[2]
+N, TRAIN, K = 30, 20, 4
+IMAGES = np.array([f"{n:02d}.png" for n in range(N - 1)] + ["z<b>&.png"], dtype=object)
+SPLIT = np.array(["train"] * TRAIN + ["test"] * (N - TRAIN), dtype=object)
+MARGIN, SIZE = 0.2, 24
+PARAMS = """# the params of a "test" <run>
+seed: 0
+dataset: folder
+variants: {found: {}, mean_shape: {}}
+evaluate: {protocols: [canonical, ols], pck: [0.1], raw: 0.2, ced_limit: 0.2, bootstrap: 20}
+report: {row: found, grid: 7, worst: 3}
+"""
+VOID = {"meta", "link", "img"}
+
+
+class Reader(HTMLParser):
+    """Collects the images and outside references of a page and checks that its tags close."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.images: list[dict[str, str | None]] = []
+        self.references: list[str] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.references += [str(found[key]) for key in ("src", "href", "data", "action") if key in found]
+        if tag == "img":
+            self.images.append(found)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass  # SVG's own short form
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+        if tag in ("td", "th", "small"):
+            self.text += " "
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def stage(name: str, *arguments: str) -> None:
+    spec = importlib.util.spec_from_file_location(f"stage_{name}", ROOT / "stages" / f"{name}.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [name, *arguments])
+        module.main()
+
+
+def report() -> Reader:
+    stage("report")
+    return Reader(Path("report/index.html").read_text())
+
+
+def score(*rows: str) -> None:
+    for row in rows:
+        stage("regress", row)
+        stage("evaluate", row)
+
+
+def write_row(row: str, xy: np.ndarray) -> None:
+    """Predictions, landmarks and quality of a row with landmarks xy (N, K, 2)."""
+    rng = np.random.default_rng(1)
+    xy, k = xy.astype(np.float32), xy.shape[1]
+    value = rng.uniform(0.5, 1, xy.shape[:2]).astype(np.float32)
+    value[23] = 0.1
+    found = xy.copy()
+    found[::3, :1] = np.nan
+    views = np.stack([xy, xy + 1], axis=1)
+    one = Predictions(IMAGES, SPLIT, found, value, xy, value, views, np.array([False, False]))
+    artifacts.write_predictions(Path(f"artifacts/predictions/{row}.h5"), one)
+    near = np.tile(np.arange(8), (k, 1))
+    near[-1:, 5:] = -1  # the last landmark has five exemplars only
+    places = np.where(near[..., None] < 0, np.nan, xy[near, np.arange(k)[:, None]]).astype(np.float32)
+    label = rng.integers(0, max(k, 1), 60 if k else 0)
+    sample = rng.normal(size=(len(label), 6 if k else 0)).astype(np.float16)
+    centroids = np.zeros((k, sample.shape[1]), np.float32)
+    kept = Landmarks(centroids, np.arange(k) + 50, near, places, sample, label)
+    artifacts.write_landmarks(Path(f"artifacts/landmarks/{row}/landmarks.h5"), kept)
+    artifacts.write_json(Path(f"artifacts/landmarks/{row}/quality.json"), {"silhouette": 0.5} if k else {})
+
+
+@pytest.fixture
+def truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """A finished run of two rows; returns the annotated points (N, 5, 2)."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    xy = np.array([[15, 15], [35, 15], [25, 25], [18, 32], [32, 32]]) + rng.normal(size=(N, 5, 2))
+    for name, points in zip(IMAGES, xy, strict=True):
+        photo = np.full((45, 50, 3), 90, np.uint8)
+        for x, y in points.round().astype(int).tolist():
+            cv2.circle(photo, (x, y), 2, (200, 220, 240), -1)
+        (tmp_path / name).write_bytes(cv2.imencode(".png", photo)[1].tobytes())
+    corners = {"x1": 4.5, "y1": 2.5, "x2": 44.5, "y2": 42.5, "score": 1.0, "provider": "full"}
+    boxes = pd.DataFrame({"image": IMAGES, "split": SPLIT, **corners})
+    artifacts.write_table(Path("artifacts/roi/boxes.csv"), boxes)
+    artifacts.write_table(Path("artifacts/roi/missing.csv"), pd.DataFrame(columns=["image", "split", "reason"]))
+    crops.write(Path("artifacts/roi/crops.zarr"), tmp_path, boxes, MARGIN, SIZE)
+    index = pd.DataFrame({"image": [*IMAGES, "zz.png"], "width": 50, "height": 45, "status": "ok"})
+    index.loc[N, "status"] = "unreadable"
+    artifacts.write_table(Path("artifacts/data/index.csv"), index)
+    annotate(xy)
+    Path("params.yaml").write_text(PARAMS)
+    landmarks = xy[:, :K] + 2
+    landmarks[25], landmarks[28] = landmarks[25] - 9, landmarks[28] + [20, -20]  # two test images go wrong
+    write_row("found", landmarks)
+    write_row("mean_shape", np.zeros((N, 0, 2)))
+    score("found", "mean_shape")
+    artifacts.write_json(Path("metrics/backbone.json"), {"loss": {"held_out": 0.0467}})
+    artifacts.write_json(Path("metrics/heads/frozen.json"), {"self_match": 0.81})
+    return xy
+
+
+def annotate(xy: np.ndarray | None) -> None:
+    sets = {"p2": AnnotationSet(xy[:, :2].astype(np.float32)), "p5": AnnotationSet(xy.astype(np.float32), (0,), (1,))} \
+        if xy is not None else {}  # fmt: skip
+    images = IMAGES if xy is not None else IMAGES[:0]
+    artifacts.write_annotations(Path("artifacts/data/annotations.h5"), Annotations(images, sets))
+
+
+def test_the_page_is_whole_and_self_contained(truth: np.ndarray) -> None:
+    page = report()
+    assert page.open == []
+    assert all(one.startswith("data:") for one in page.references)
+    embedded = [base64.b64decode(str(one["src"]).removeprefix("data:image/png;base64,")) for one in page.images]
+    files = {path.name: path.read_bytes() for path in Path("report").glob("*.png")}
+    assert sorted(embedded) == sorted(files.values())
+    assert set(files) == {
+        "headline.png", "ced.png", "clusters.png", "landmark-errors.png", "point-errors.png", "row-found.png",
+        *(f"exemplars-{k:02d}.png" for k in range(K)), *(f"worst-{n:02d}.png" for n in range(3)),
+    }  # fmt: skip
+    assert all(one["alt"] for one in page.images)
+    for data, one in zip(embedded, page.images, strict=True):
+        height, width = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape[:2]
+        assert (one["width"], one["height"]) == (str(width), str(height))
+
+
+def test_its_text(truth: np.ndarray) -> None:
+    text = re.sub(r"\s+", " ", report().text)
+    assert "4 landmarks discovered on folder" in text
+    assert "clustered on 20 training images, shown and scored on 10 test images" in text
+    assert "has 31 images; 1 were kept out as unreadable or double, 0 have no object box" in text
+    assert "Errors on p5, protocol canonical" in text
+    assert "Errors on p2, protocol canonical" in text
+    assert text.index("Errors on p5") < text.index("Errors on p2")  # the mark-up with the most points leads
+    assert "loss.held_out 0.0467" in text
+    assert "self_match 0.81" in text
+    assert '# the params of a "test" <run>' in text
+    assert "NME needs annotations" not in text
+    figure = json.loads(Path("metrics/found.json").read_text())["canonical"]["p5"]["dense"]["all"]
+    assert f"{figure['forward_low']:.1f} – {figure['forward_high']:.1f}" in text
+
+
+def test_the_worst_images_are_those_that_went_wrong(truth: np.ndarray) -> None:
+    text = report().text
+    worst = re.findall(r"([\d.]+) % · (\S+\.png)", text)
+    assert {name for _, name in worst[:2]} == {"25.png", "28.png"}
+    errors = [float(value) for value, _ in worst]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[1] > 2 * errors[2]
+
+
+def test_the_headline_shows_landmarks_where_they_are(truth: np.ndarray) -> None:
+    report()
+    image = cv2.imdecode(np.frombuffer(Path("report/headline.png").read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    assert image.shape == (2 * 160 + 4, 6 * 160 + 5 * 4, 3)  # 7 tiles in rows of 6
+    x, y = truth[TRAIN, 1] + 2  # landmark 1 of the first test image; the crop is centred on (24.5, 22.5), 56 wide
+    column, row = (x - 24.5 + 28) * 160 / 56, (y - 22.5 + 28) * 160 / 56
+    assert image[round(row - 0.5), round(column - 0.5), ::-1].tolist() == [0x8F, 0xD1, 0x4F]
+
+
+def test_same_inputs_same_bytes(truth: np.ndarray) -> None:
+    def outputs() -> dict[str, bytes]:
+        report()
+        return {path.name: path.read_bytes() for path in Path("report").iterdir()}
+
+    assert outputs() == outputs()
+
+
+def test_unlabelled(truth: np.ndarray) -> None:
+    annotate(None)
+    score("found", "mean_shape")
+    page = report()
+    text = re.sub(r"\s+", " ", page.text)
+    assert "NME needs annotations, and this data set has none" in text
+    assert "landmarks.csv" in text
+    assert "lowest mean score" in text
+    assert re.search(r"score 0\.100 · 23\.png", text)
+    assert "forward" not in text
+    assert not list(Path("report").glob("*-errors.png"))
+    assert not Path("report/ced.png").exists()
+    assert page.open == []
+    assert len(page.images) == 1 + 3 + K + 1 + 1
+
+
+def test_one_split_annotated(truth: np.ndarray) -> None:
+    truth[TRAIN:] = np.nan
+    annotate(truth)
+    score("found", "mean_shape")
+    text = re.sub(r"\s+", " ", report().text)
+    assert "none that both splits can be scored on" in text
+    assert "lowest mean score" in text
+
+
+def test_a_row_without_landmarks_in_the_pictures(truth: np.ndarray) -> None:
+    Path("params.yaml").write_text(PARAMS.replace("row: found", "row: mean_shape"))
+    page = report()
+    assert page.open == []
+    assert "0 landmarks discovered" in page.text
+    assert "has no landmark with exemplars" in page.text
+    assert not list(Path("report").glob("exemplars-*"))
+    assert not Path("report/clusters.png").exists()
+    assert Path("report/point-errors.png").exists()
+    assert not Path("report/landmark-errors.png").exists()
+
+
+def test_fewer_images_than_asked_for(truth: np.ndarray) -> None:
+    Path("params.yaml").write_text(PARAMS.replace("grid: 7, worst: 3", "grid: 100, worst: 0"))
+    page = report()
+    assert "10 test images with" in str(page.images[0]["alt"])
+    assert "Where it fails" not in page.text
+
+
+def test_a_landmark_that_is_never_detected(truth: np.ndarray) -> None:
+    path = Path("artifacts/predictions/found.h5")
+    one = artifacts.read_predictions(path)
+    artifacts.write_predictions(path, replace(one, xy=np.full_like(one.xy, np.nan)))
+    score("found")
+    assert report().open == []
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        ("artifacts/predictions/mean_shape.h5", "dvc repro predict@mean_shape"),
+        ("artifacts/landmarks/found/landmarks.h5", "dvc repro discover@found"),
+        ("artifacts/regressors/found.h5", "dvc repro regress@found"),
+        ("metrics/mean_shape.json", "dvc repro evaluate@mean_shape"),
+        ("plots/found/ced.csv", "dvc repro evaluate@found"),
+    ],
+)
+def test_a_missing_file_names_the_stage(truth: np.ndarray, lost: str, message: str) -> None:
+    Path(lost).unlink()
+    with pytest.raises(ArtifactError, match=message):
+        stage("report")
+    assert not Path("report").exists()
+
+
+PROBE = """<script>
+const images = [...document.images];
+document.documentElement.dataset.count = images.length;
+document.documentElement.dataset.broken = images.filter(one => !one.complete || one.naturalWidth === 0).length;
+document.documentElement.dataset.overflow = document.documentElement.scrollWidth - window.innerWidth;
+</script></body>"""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the browser chromium")
+@pytest.mark.parametrize("width", [1200, 500])
+def test_in_a_browser(truth: np.ndarray, tmp_path: Path, width: int) -> None:
+    expected = len(report().images)
+    copy = tmp_path / "probe.html"
+    copy.write_text(Path("report/index.html").read_text().replace("</body>", PROBE))
+    quiet = ["gpu", "quic", "background-networking", "component-update", "sync", "extensions"]
+    command = ["chromium", "--headless", "--no-sandbox", "--no-first-run", "--enable-logging=stderr", "--v=0"]
+    command += [f"--disable-{one}" for one in quiet]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", "--dump-dom", copy.as_uri()]
+    seen = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    found = dict(re.findall(r'data-(count|broken|overflow)="(-?\d+)"', seen.stdout[:2000]))
+    assert found["count"] == str(expected)
+    assert found["broken"] == "0"
+    assert int(found["overflow"]) <= 0  # wide tables scroll in their own frame, not the page
+    assert "CONSOLE" not in seen.stderr

@@ -1,0 +1,117 @@
+"""Charts by matplotlib, drawn off screen; the same numbers give the same bytes."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.path import Path
+from numpy.typing import NDArray
+
+from uld.artifacts import Landmarks
+from uld.report import palette
+
+INK, FAINT = "#333333", "#DDDDDD"
+LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#7B4A12")  # of the other rows
+DASHES = ("--", "-.", ":")
+
+
+def ced(curves: dict[str, pd.DataFrame], main: str) -> bytes:
+    """Cumulative error distributions, a line a table row.
+
+    Args:
+        curves: row -> lines with `threshold` (share of the normaliser) and `fraction` of images.
+        main: the row in solid dark ink.
+    """
+    figure, axes = _figure(7.2, 4.2)
+    number = 0
+    for row, lines in curves.items():
+        look: dict[str, Any] = {"color": "#1A1A1A", "linewidth": 2.6, "zorder": 3}
+        if row != main:
+            look = {"color": LINES[number % len(LINES)], "linestyle": DASHES[number % len(DASHES)], "linewidth": 1.8}
+            number += 1
+        axes.plot(100 * lines["threshold"], 100 * lines["fraction"], label=row, **look)
+    axes.set(xlabel="error of an image, % of the normaliser", ylabel="images with at most this error, %", ylim=(0, 100))
+    axes.set_xlim(0, max(100 * one["threshold"].max() for one in curves.values()))
+    axes.legend(frameon=False, loc="best", handlelength=2.6)
+    return _png(figure)
+
+
+def cluster_map(landmarks: Landmarks) -> bytes:
+    """The sample of descriptors on its first two principal axes, a marker a cluster."""
+    at, share = plane(landmarks.sample.astype(np.float64))
+    figure, axes = _figure(7.2, 5.4)
+    for k in range(len(landmarks.centroids)):
+        own, outline = at[landmarks.sample_label == k], palette.shape(k) * [1, -1]
+        size = 20 * np.abs(outline).max() ** 2  # matplotlib shrinks an outline to the unit box
+        look: dict[str, Any] = {"color": palette.colour(k), "edgecolors": INK, "linewidths": 0.3, "alpha": 0.85}
+        axes.scatter(own[:, 0], own[:, 1], s=size, marker=Path(outline), **look)
+    axes.set(xlabel=f"first principal axis ({share[0]:.0%} of the variance)", ylabel=f"second ({share[1]:.0%})")
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    return _png(figure)
+
+
+def plane(x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Coordinates (S, 2) of points x (S, D), D >= 2, on two principal axes, and their shares of the variance (2,).
+
+    An axis' sign is free; here its largest entry is positive, so that the picture does not flip between machines.
+    """
+    centred = x - x.mean(axis=0)
+    variance, axes = np.linalg.eigh(centred.T @ centred)
+    first = axes[:, :-3:-1]
+    first = first * np.where(first[np.abs(first).argmax(axis=0), [0, 1]] < 0, -1, 1)
+    return centred @ first, variance[:-3:-1] / max(variance.sum(), np.finfo(np.float64).tiny)
+
+
+def landmark_errors(nme: NDArray[np.float64]) -> bytes:
+    """Bars of the backward error (K,) in %, each in its landmark's look."""
+    figure, axes = _figure(7.2, 2.6)
+    axes.bar(
+        np.arange(len(nme)),
+        nme,
+        color=[palette.colour(k) for k in range(len(nme))],
+        edgecolor=INK,
+        linewidth=0.5,
+        width=0.7,
+    )
+    axes.set(xlabel="discovered landmark", ylabel="backward NME, %")
+    return _bars(figure, axes, len(nme))
+
+
+def point_errors(nme: NDArray[np.float64]) -> bytes:
+    """Bars of the forward error (P,) in % of the annotated points, with a line at their mean."""
+    figure, axes = _figure(7.2, 2.6)
+    axes.bar(np.arange(len(nme)), nme, color="#8A9BA8", width=0.7)
+    axes.axhline(float(np.nanmean(nme)), color=INK, linewidth=1, linestyle="--")
+    axes.set(xlabel="annotated point (the line is their mean)", ylabel="forward NME, %")
+    return _bars(figure, axes, len(nme))
+
+
+def _bars(figure: Figure, axes: Axes, count: int) -> bytes:
+    axes.set_xticks(np.arange(0, count, 1 if count <= 30 else 5))
+    axes.set_xlim(-0.8, count - 0.2)
+    axes.grid(False, axis="x")
+    return _png(figure)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty chart of inches, without the box and with a faint grid; no pyplot, hence no global state."""
+    figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    axes.tick_params(colors=INK)
+    axes.set_axisbelow(True)
+    axes.grid(True, color=FAINT, linewidth=0.6)
+    return figure, axes
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

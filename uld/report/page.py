@@ -1,0 +1,82 @@
+"""The page itself: pictures and tables of a run poured into page.html."""
+
+from dataclasses import dataclass
+from importlib.resources import files
+
+import jinja2
+
+from uld.report import palette, pictures, tables
+from uld.report.pictures import Picture
+from uld.report.source import ReportParams, Run
+
+
+@dataclass(frozen=True)
+class Page:
+    """The HTML, which holds every picture, and the same pictures as PNG files by name."""
+
+    html: str
+    pictures: dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Landmark:
+    """One line of the exemplars: the look of landmark `number`, its share of the clustered points, its patches."""
+
+    number: int
+    fill: str
+    points: str
+    count: int
+    picture: Picture
+
+
+def render(run: Run, chosen: ReportParams) -> Page:
+    """The page of a run; the same run gives the same bytes."""
+    headline = pictures.headline(run, chosen.grid)
+    worst = pictures.worst(run, chosen.worst)
+    exemplars = pictures.exemplars(run)
+    charts = pictures.chart_pictures(run)
+    strips = pictures.side_by_side(run)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    template = environment.from_string((files("uld.report") / "page.html").read_text(encoding="utf-8"))
+    html = template.render(
+        run=run,
+        counts=counts(run),
+        points=run.inputs.sets[run.markup].xy.shape[1] if run.markup else 0,
+        headline=headline,
+        worst=list(worst.values()),
+        landmarks=[_landmark(run, k, picture) for k, picture in exemplars.items()],
+        charts=charts,
+        strips=list(strips.values()),
+        errors={name: tables.errors(run.metrics, run.protocol, name) for name in _scored(run)},
+        label_free=tables.label_free(run.metrics),
+        health={title: tables.facts(trees) for title, trees in run.health.items()},
+    )
+    patches = {f"exemplars-{k:02d}.png": picture for k, picture in exemplars.items()}
+    every = {"headline.png": headline, **worst, **patches, **charts, **strips}
+    return Page(html, {name: picture.png for name, picture in every.items()})
+
+
+def _landmark(run: Run, k: int, picture: Picture) -> Landmark:
+    return Landmark(k, palette.colour(k), palette.svg(k), int(run.landmarks.counts[k]), picture)
+
+
+def _scored(run: Run) -> list[str]:
+    """Mark-ups that some table row has errors on, the shown one first."""
+    shown = [tree.get(run.protocol, {}) for tree in run.metrics.values()]
+    scored = [name for name in run.inputs.sets if any(name in one for one in shown)]
+    return sorted(scored, key=lambda name: name != run.markup)
+
+
+def counts(run: Run) -> dict[str, int]:
+    """Numbers of the first paragraph: images found, kept out and without a box, in either split, and landmarks."""
+    split = run.inputs.predictions.split
+    return {
+        "found": len(run.index),
+        "out": int((run.index["status"] != "ok").sum()),
+        "missed": run.inputs.missed,
+        "train": int((split == "train").sum()),
+        "test": int((split == "test").sum()),
+        "landmarks": run.inputs.predictions.xy.shape[1],
+    }

@@ -1,0 +1,139 @@
+"""What the page is made of: the artifacts, metrics and curves of a finished run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass as closed_dataclass
+
+from uld import artifacts
+from uld.artifacts import Landmarks, Predictions, require
+from uld.crops import Crops
+from uld.errors import ParamsError
+from uld.evaluate.cases import Inputs, cases, load
+from uld.evaluate.nme import forward_errors, image_nme
+from uld.evaluate.protocols import choose
+from uld.evaluate.regressors import Regressor, label
+from uld.evaluate.scores import TABLES
+from uld.params import CLOSED
+
+
+@closed_dataclass(frozen=True, config=CLOSED)
+class ReportParams:
+    """Block `report` of params.yaml."""
+
+    row: str  # the table row that is shown in pictures
+    grid: Annotated[int, Field(ge=1)]  # test images in the first picture
+    worst: Annotated[int, Field(ge=0)]  # images shown where it fails
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    main: the table row in the pictures; inputs, landmarks, regressors: of that row. protocol: whose errors are shown;
+    markup: the annotation set of the curves, the one with the most points, "" if there is none. metrics, plots: of all
+    rows (plots: row -> table name -> lines). health: heading -> name -> figures. params: the text of params.yaml.
+    """
+
+    dataset: str
+    main: str
+    protocol: str
+    markup: str
+    inputs: Inputs
+    index: pd.DataFrame
+    crops: Crops
+    landmarks: Landmarks
+    regressors: dict[str, Any]
+    metrics: dict[str, dict[str, Any]]
+    plots: dict[str, dict[str, pd.DataFrame]]
+    health: dict[str, dict[str, dict[str, Any]]]
+    params: str
+
+    def series(self, table: str, direction: str) -> dict[str, pd.DataFrame]:
+        """Row -> lines of a curve table for the shown protocol and mark-up; rows without any are left out."""
+        key = {"protocol": self.protocol, "set": self.markup, "points": "dense", "direction": direction}
+        found = {}
+        for row, tables in self.plots.items():
+            lines = tables[table]
+            lines = lines[(lines[list(key)] == pd.Series(key)).all(axis=1)]
+            if len(lines):
+                found[row] = lines
+        return found
+
+    def image_errors(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Scored test images (rows of boxes.csv) and their forward NME in %; both empty without annotations."""
+        key = (self.protocol, self.markup, "dense")
+        for case in cases(self.inputs, choose((self.protocol,))):
+            prefixes = ["/".join([*case.key, label(number), "forward"]) for number in case.protocol.rows]
+            if case.key == key and (there := [one for one in prefixes if one in self.regressors]):
+                one = Regressor(self.regressors[there[0]], self.regressors[f"{there[0]}_fill"])
+                return case.test, 100 * image_nme(forward_errors(case, one))
+        return np.empty(0, dtype=np.int64), np.empty(0)
+
+
+def read(chosen: ReportParams, rows: list[str], dataset: str, protocol: str, params: Path) -> Run:
+    """Read a run below the current folder.
+
+    Args:
+        chosen: block `report`.
+        rows: names of the table rows.
+        dataset: its name, for the title.
+        protocol: name of the evaluation protocol to show.
+        params: params.yaml.
+
+    Raises:
+        ParamsError: `chosen.row` is no row.
+        ArtifactError: a file of a row is missing, naming the `dvc repro` that makes it.
+    """
+    if chosen.row not in rows:
+        raise ParamsError(f"{params}: report.row: '{chosen.row}' is no row; variants has {', '.join(rows)}.")
+    folder = Path("artifacts")
+    for row in rows:
+        require(folder / "predictions" / f"{row}.h5", f"predict@{row}")
+    inputs = load(chosen.row)
+    made_by = f"discover@{chosen.row}"
+    return Run(
+        dataset=dataset,
+        main=chosen.row,
+        protocol=protocol,
+        markup=max(inputs.sets, key=lambda name: inputs.sets[name].xy.shape[1], default=""),
+        inputs=inputs,
+        index=artifacts.read_table(folder / "data" / "index.csv", "data"),
+        crops=Crops(folder / "roi" / "crops.zarr"),
+        landmarks=artifacts.read_landmarks(require(folder / "landmarks" / chosen.row / "landmarks.h5", made_by)),
+        regressors=artifacts.read_arrays(folder / "regressors" / f"{chosen.row}.h5", f"regress@{chosen.row}"),
+        metrics={row: artifacts.read_json(Path("metrics") / f"{row}.json", f"evaluate@{row}") for row in rows},
+        plots={row: _plots(row) for row in rows},
+        health=_health(rows),
+        params=params.read_text(encoding="utf-8"),
+    )
+
+
+def predictions(row: str) -> Predictions:
+    """Predictions of any table row."""
+    return artifacts.read_predictions(Path("artifacts/predictions") / f"{row}.h5")
+
+
+def _plots(row: str) -> dict[str, pd.DataFrame]:
+    return {name: artifacts.read_table(Path("plots") / row / f"{name}.csv", f"evaluate@{row}") for name in TABLES}
+
+
+def _health(rows: list[str]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Heading -> name -> figures: of the backbone and the heads, if they left any, and of each row's clusters."""
+    folder = Path("metrics")
+    groups = {
+        "Backbone": {path.stem: path for path in folder.glob("backbone.json")},
+        "Descriptors": {path.stem: path for path in sorted((folder / "heads").glob("*.json"))},
+        "Clusters": {row: Path("artifacts/landmarks") / row / "quality.json" for row in rows},
+    }
+    found = {}
+    for title, paths in groups.items():
+        trees = {name: artifacts.read_json(path, f"discover@{name}") for name, path in paths.items()}
+        if kept := {name: tree for name, tree in trees.items() if tree}:
+            found[title] = kept
+    return found

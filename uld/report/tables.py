@@ -1,0 +1,115 @@
+"""Tables of the page, from the metrics trees."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+Tree = dict[str, Any]
+
+ABSENT = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure as text, and what stands small below it (its interval)."""
+
+    text: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Headings of all columns, and lines of a name and its cells."""
+
+    head: list[str]
+    lines: list[tuple[str, list[Cell]]]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of every table row: heading, dotted path in the metrics tree, decimals; `scale` 100 makes percent."""
+
+    title: str
+    path: str
+    digits: int
+    scale: float = 1.0
+
+    def cell(self, tree: Tree) -> Cell:
+        """The figure in one tree, with its 95 % interval where the tree has one; a dash where it has none."""
+        value = pick(tree, self.path)
+        if value is None:
+            return Cell(ABSENT)
+        ends = [pick(tree, self.path.removesuffix("_nme") + end) for end in ("_low", "_high")]
+        known = [self._format(end) for end in ends if end is not None]
+        return Cell(self._format(value), f" {ABSENT} ".join(known))
+
+    def _format(self, value: float) -> str:
+        return f"{self.scale * value:,.{self.digits}f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+LABEL_FREE = (
+    Column("K", "landmarks", 0),
+    Column("detected, %", "detection_rate", 1, 100),
+    Column("stability, %", "stability", 2),
+    Column("silhouette", "clusters.silhouette", 3),
+    Column("Calinski-Harabasz", "clusters.calinski_harabasz", 0),
+)
+
+
+def label_free(metrics: dict[str, Tree]) -> Table:
+    """Figures that need no annotation, a line a table row."""
+    return _table(metrics, LABEL_FREE)
+
+
+def errors(metrics: dict[str, Tree], protocol: str, set_name: str) -> Table:
+    """Forward and backward NME on one mark-up, for each number of annotated training images, a line a table row."""
+    branches = [pick(tree, f"{protocol}.{set_name}.dense") or {} for tree in metrics.values()]
+    numbers = sorted({name for one in branches for name in one if name == "all" or name[1:].isdigit()})
+    columns = [
+        Column(f"{way}, {'all rows' if number == 'all' else f'{number[1:]} rows'}", f"{number}.{way}_nme", 1)
+        for number in numbers
+        for way in ("forward", "backward")
+    ]
+    prefix = f"{protocol}.{set_name}.dense"
+    return _table(metrics, (*LABEL_FREE[:2], *(replace(one, path=f"{prefix}.{one.path}") for one in columns)))
+
+
+def _table(metrics: dict[str, Tree], columns: tuple[Column, ...]) -> Table:
+    """A line a row; columns that no row has a figure for are left out."""
+    used = [one for one in columns if any(pick(tree, one.path) is not None for tree in metrics.values())]
+    lines = [(row, [one.cell(tree) for one in used]) for row, tree in metrics.items()]
+    return Table([one.title for one in used], lines)
+
+
+def facts(files: dict[str, Tree]) -> Table:
+    """Any metrics files side by side: a column a file, a line a key."""
+    flat = {name: dict(leaves(tree)) for name, tree in files.items()}
+    keys = dict.fromkeys(key for one in flat.values() for key in one)
+    lines = [(key, [Cell(plain(one[key]) if key in one else ABSENT) for one in flat.values()]) for key in keys]
+    return Table(list(flat), lines)
+
+
+def leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted path and value of everything in a tree that is not a branch."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def plain(value: Any) -> str:
+    """A value as text: four digits of a fraction, all digits before the point."""
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)
+
+
+def pick(tree: Tree, path: str) -> Any:
+    """What is at a dotted path of a tree; None where there is nothing."""
+    node: Any = tree
+    for name in path.split("."):
+        if not isinstance(node, dict) or name not in node:
+            return None
+        node = node[name]
+    return node
