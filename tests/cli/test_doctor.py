@@ -1,0 +1,169 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from uld import blocks, doctor, edit, params
+from uld.features import backbone
+from uld.features.extractor import Extractor, ReadoutParams
+
+ROOT = Path(__file__).parents[2]
+
+
+def put(path: Path, **changes: object) -> None:
+    tree = edit.load(path)
+    for key, value in changes.items():
+        edit.put(tree, key.replace("__", "."), value, path)
+    edit.save(path, tree)
+
+
+def findings(path: Path = Path("params.yaml")) -> dict[str, doctor.Line]:
+    return {line.subject: line for line in doctor.examine(path)}
+
+
+@pytest.fixture
+def ready(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of three photographs in which nothing is missing; DVC is not asked."""
+    (project / "photos").mkdir()
+    for name in "abc":
+        (project / f"photos/{name}.png").touch()
+    put(project / "params.yaml", dataset="folder", source="photos", roi__providers=["full"])
+    monkeypatch.setattr(doctor, "_dvc", lambda: "up to date")
+    monkeypatch.setattr(doctor, "_stage_python", lambda: "python")
+    return project
+
+
+def test_shipped_params_are_sound() -> None:
+    assert blocks.problems(ROOT / "params.yaml") == []
+
+
+def test_all_is_well(ready, uld) -> None:
+    done = uld("doctor")
+    assert done.exit_code == 0, done.output
+    assert "missing" not in done.output
+    assert findings()["data set"].detail.startswith("folder: 3 image files")
+
+
+@pytest.mark.parametrize(
+    ("changes", "subject", "hint"),
+    [
+        ({"source": "nowhere"}, "data set", "set `source`"),
+        ({"roi__providers": ["torchvision"]}, "roi: torchvision", "fasterrcnn.pth is missing"),
+        ({"roi__providers": ["transformers"]}, "roi: transformers", "weights/detr"),
+        ({"backbone": "sd15"}, "backbone", "weights/stable-diffusion-v1-5"),
+        ({"seed": "zero"}, "params", "seed"),
+        ({"backbone": "sd3"}, "params", "'sd3' is no line of backbones"),
+        ({"report__row": "nope"}, "params", "'nope' is no line of variants"),
+        ({"readout__layers": [[0, 0]]}, "params", "not in readout.layers"),
+        ({"variants__zeroshot__start": "duld-9"}, "params", "'duld-9' is no line of starts or rounds"),
+    ],
+)
+def test_what_is_missing_is_named_with_its_remedy(ready, uld, changes: dict, subject: str, hint: str) -> None:
+    put(ready / "params.yaml", **changes)
+    line = findings()[subject]
+    assert line.there is False
+    assert hint in line.detail
+    done = uld("doctor")
+    assert done.exit_code == 1
+    assert "missing" in done.output
+
+
+def test_an_unknown_key_anywhere_is_found(ready) -> None:
+    path = ready / "params.yaml"
+    path.write_text(path.read_text().replace("  threshold: 0.5}", "  treshold: 0.5}") + "sede: 1\n")
+    path.write_text(path.read_text().replace("label: 1, threshold", "label: 1, treshold"))
+    found = "\n".join(blocks.problems(path))
+    assert "roi_providers.torchvision.treshold: unknown key" in found
+    assert "sede: unknown key" in found
+
+
+def test_no_params_file(tmp_path, monkeypatch, uld) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = uld("doctor")
+    assert done.exit_code == 1
+    assert "params.yaml is missing" in done.output
+
+
+def test_a_device_that_is_not_there(ready, monkeypatch) -> None:
+    monkeypatch.setenv("ULD_DEVICE", "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert findings()["device"].there is False
+
+
+def test_stages_must_run_in_this_environment(ready, monkeypatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(shutil, "which", lambda name: "/elsewhere/python")
+    with pytest.raises(Exception, match="activate the environment"):
+        doctor._stage_python()
+
+
+def test_too_little_disk(ready, monkeypatch) -> None:
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
+    line = findings()["disk"]
+    assert line.there is False
+    assert "reduce" in line.detail
+
+
+@pytest.mark.parametrize("reduction", [None, {"dims": 40, "images": 1}])
+def test_the_estimate_is_what_the_network_gives(ready, pixel_folder: Path, monkeypatch, reduction) -> None:
+    layers = [[0, 0], [0, 1], [1, 1]]
+    path = ready / "params.yaml"
+    put(
+        path,
+        backbone="sd15",
+        backbones__sd15__path=str(pixel_folder),
+        backbones__sd15__image_size=32,
+        readout__layers=layers,
+        starts__frozen__layers=[[0, 0]],
+        reduce=reduction,
+    )
+    readout = ReadoutParams(((0, 0), (0, 1), (1, 1)), (24, 74, 142), "add_noise", 50, "float32")
+    features = Extractor(backbone.load(pixel_folder), readout, 0)(torch.rand(1, 3, 32, 32))
+    limit = 40 if reduction else 10**9
+    values = sum(min(limit, one.shape[1]) * int(np.prod(one.shape[2:])) for one in features.values())
+    photographs, views, networks = 3, 4, 2
+    assert doctor.store_bytes(params.load(path)) == 2 * photographs * views * networks * values
+    assert findings(path)["backbone"].there
+
+
+def test_sd15_by_hand(ready, monkeypatch) -> None:
+    """64 x (16^2 + 2 x 32^2 + 64^2) values a view of Stable Diffusion 1.5 with the preset's four layers."""
+    folder = ready / "sd"
+    for part, config in (
+        ("unet", {"block_out_channels": [320, 640, 1280, 1280], "in_channels": 4}),
+        ("vae", {"block_out_channels": [128, 256, 512, 512]}),
+    ):
+        (folder / part).mkdir(parents=True)
+        (folder / part / "config.json").write_text(json.dumps(config))
+    (folder / "scheduler").mkdir()
+    layers = [[1, 2], [2, 1], [2, 2], [3, 0]]
+    put(
+        ready / "params.yaml",
+        backbone="sd15",
+        backbones__sd15__path="sd",
+        readout__layers=layers,
+        readout__timesteps=[261],
+        reduce={"dims": 64, "images": 500},
+        starts__frozen__layers=layers,
+    )
+    expected = 2 * 3 * 4 * 2 * 64 * (16**2 + 2 * 32**2 + 64**2)
+    assert doctor.store_bytes(params.load(ready / "params.yaml")) == expected
+    assert findings()["backbone"].there is False  # no weights in it
+
+
+def test_the_hub_is_not_asked(ready, monkeypatch) -> None:
+    put(ready / "params.yaml", backbone="sd15", backbones__sd15__path="owner/name")
+    monkeypatch.setenv("ULD_OFFLINE", "0")
+    monkeypatch.setattr(backbone, "_snapshot", lambda *_: pytest.fail("downloads"))
+    assert "comes from the hub" in findings()["backbone"].detail
+
+
+def test_ground_truth_boxes_wait_for_the_data(ready) -> None:
+    put(ready / "params.yaml", roi__providers=["annotation", "full"])
+    line = findings()["roi: annotation"]
+    assert line.there
+    assert "once the stage data has run" in line.detail

@@ -1,0 +1,114 @@
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from uld import blocks, params
+from uld.errors import ParamsError
+from uld.rounds import chain
+
+HEAD = """starts:
+  frozen: {}            # where all begins
+  other: {}
+"""
+TAIL = """
+# --- rows
+variants:
+  a: {start: frozen}
+  b: {start: pose}      # of the pose
+steps: {duld: {}, duld_pp: {}}
+"""
+TABLES = [
+    "rounds: {}\n",
+    "rounds: {}              # a line a round\n",
+    "rounds:\n",
+    "rounds:                 # a line a round\n  pose: {start: frozen, step: duld_pp} # kept\n",
+    "rounds:\n  duld-1: {start: frozen, step: duld} # first\n  pose: {start: duld-1, step: duld_pp}\n",
+    "rounds:\n  duld-1:\n    start: frozen\n    step: duld # nested\n  # between\n"
+    "  pose: {start: frozen, step: duld_pp}\n",
+    "rounds:\n  duld-1: {start: other, step: duld}\n  duld-2: {start: duld-1, step: duld}\n",
+]
+
+
+def write(path, table: str) -> None:
+    path.write_text(HEAD + table + TAIL)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(table=st.sampled_from(TABLES), count=st.integers(1, 6))
+def test_the_chain_is_written_and_all_else_stays(tmp_path, table: str, count: int) -> None:
+    path = tmp_path / "params.yaml"
+    write(path, table)
+    before = params.load(path)
+    chain(path, "duld", count)
+    after = params.load(path)
+    wanted = [f"duld-{n}" for n in range(1, count + 1)]
+    assert [after["rounds"][line] for line in wanted] == [
+        {"start": start, "step": "duld"} for start in ["frozen", *wanted[:-1]]
+    ]
+    others = {name: line for name, line in (before["rounds"] or {}).items() if not name.startswith("duld-")}
+    assert {name: line for name, line in after["rounds"].items() if name not in wanted} == others
+    assert {**after, "rounds": None} == {**before, "rounds": None}
+    text = path.read_text()
+    assert text.startswith(HEAD)
+    assert text.endswith(TAIL)
+    once = text
+    chain(path, "duld", count)
+    assert path.read_text() == once
+
+
+def test_lines_that_stay_keep_their_comments(tmp_path) -> None:
+    path = tmp_path / "params.yaml"
+    write(path, TABLES[4])
+    chain(path, "duld", 2)
+    assert "  duld-1: {start: frozen, step: duld} # first\n  duld-2: {start: duld-1, step: duld}\n" in path.read_text()
+
+
+def test_a_shorter_chain_takes_lines_out_unless_they_are_used(tmp_path) -> None:
+    path = tmp_path / "params.yaml"
+    write(path, "rounds: {}\n")
+    chain(path, "duld", 4)
+    chain(path, "duld", 2)
+    assert list(params.load(path)["rounds"]) == ["duld-1", "duld-2"]
+    chain(path, "duld_pp", 1, "duld-2")
+    text = path.read_text()
+    with pytest.raises(ParamsError, match=r"rounds\.duld_pp-1 starts from 'duld-2'"):
+        chain(path, "duld", 1)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("step", "count", "start", "hint"),
+    [
+        ("nope", 1, None, "no step 'nope'; steps has duld, duld_pp"),
+        ("duld", 1, "nope", "cannot start from 'nope'; there are frozen, other"),
+        ("duld", 1, "duld-1", "cannot start from 'duld-1'"),
+        ("duld", 0, None, "at least 1"),
+    ],
+)
+def test_mistakes(tmp_path, step: str, count: int, start: str | None, hint: str) -> None:
+    path = tmp_path / "params.yaml"
+    write(path, "rounds: {}\n")
+    with pytest.raises(ParamsError, match=hint):
+        chain(path, step, count, start)
+    assert "rounds: {}\n" in path.read_text()
+
+
+def test_the_shipped_table_takes_rounds(project) -> None:
+    path = project / "params.yaml"
+    before = path.read_text()
+    chain(path, "zeroshot", 2)
+    assert blocks.problems(path) == []
+    added = [line for line in path.read_text().splitlines() if line not in before.splitlines()]
+    assert added[-2:] == [
+        "  zeroshot-1: {start: frozen, step: zeroshot}",
+        "  zeroshot-2: {start: zeroshot-1, step: zeroshot}",
+    ]
+
+
+def test_the_command(tmp_path, monkeypatch, uld) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "params.yaml", "rounds: {}\n")
+    done = uld("rounds", "duld", 2, "--start", "other")
+    assert done.exit_code == 0
+    assert done.stdout.splitlines() == ["duld-1: {start: other, step: duld}", "duld-2: {start: duld-1, step: duld}"]
+    assert uld("rounds", "duld", 0).exit_code == 2

