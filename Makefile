@@ -1,6 +1,6 @@
 # make repro   set up and run the pipeline on the embedded default
 # make test    set up and run the tests
-# make check   linters and types
+# make check   linters, types, and whether dvc.lock is of this code
 # make bench   benchmarks, each against a named baseline
 
 PYTHON ?= python3
@@ -21,6 +21,8 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@# the committed figures come from the committed code and params
+	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro --dry --allow-missing | grep 'up to date'
 
 bench: .venv/ready
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
@@ -32,4 +34,4 @@ bench: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .scratch report artifacts
+	rm -rf .venv .scratch report artifacts dvc_plots
