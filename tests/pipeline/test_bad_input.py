@@ -1,0 +1,145 @@
+"""What a user can get wrong, through the stage scripts: one clear error with the remedy, or the run goes on."""
+
+import shutil
+from typing import Any
+
+import pandas as pd
+import pytest
+from diffusers import AutoencoderKL
+
+from smoke.project import Project, refused
+
+# --- photographs and annotations ---
+
+
+def test_no_folder(fresh: Project) -> None:
+    fresh.set(source="elsewhere")
+    refused(fresh.stage("data"), "elsewhere is no folder", "source")
+
+
+def test_an_empty_folder(fresh: Project) -> None:
+    shutil.rmtree(fresh.root / "photos")
+    (fresh.root / "photos").mkdir()
+    refused(fresh.stage("data"), "photos holds no image", "put")
+
+
+def spoil(project: Project) -> None:
+    """A truncated, an empty and a mislabelled file among the good ones."""
+    photos = project.root / "photos"
+    (photos / "p00/0.png").write_bytes((photos / "p00/0.png").read_bytes()[:500])
+    (photos / "p01/0.png").write_bytes(b"")
+    (photos / "p03/0.png").write_text("no image")
+
+
+def test_bad_files_are_reported_and_left_out_and_small_photographs_are_enlarged(fresh: Project) -> None:
+    spoil(fresh)
+    fresh.set(**{"datasets.folder.max_bad": 0.2, "roi.crop": 128})
+    assert fresh.stage("data").returncode == 0
+    index = pd.read_csv(fresh.root / "artifacts/data/index.csv").set_index("image")
+    assert index.index[index["status"] == "unreadable"].tolist() == ["p00/0.png", "p01/0.png", "p03/0.png"]
+    assert index.loc["p01/0.png", "reason"] != ""
+    assert (index["status"] == "ok").sum() == 21
+    assert fresh.stage("roi").returncode == 0
+    assert len(pd.read_csv(fresh.root / "artifacts/roi/boxes.csv")) == 21
+
+
+def test_too_many_bad_files(fresh: Project) -> None:
+    spoil(fresh)
+    refused(fresh.stage("data"), "3 of 24 files", "p00/0.png", "p01/0.png", "p03/0.png", "max_bad")
+
+
+def unknown(marks: pd.DataFrame) -> None:
+    marks.loc[3, "image"] = "p99/0.png"
+
+
+def half(marks: pd.DataFrame) -> None:
+    marks.loc[3, "x2"] = float("nan")
+
+
+def far(marks: pd.DataFrame) -> None:
+    marks.loc[3, "x2"] = 4000.0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (unknown, ["p99/0.png", "no file of the data set"]),
+        (half, ["p01/1.png", "point 2", "half absent"]),
+        (far, ["p01/1.png", "point 2", "(4000,", "far outside"]),
+    ],
+)
+def test_a_wrong_annotation(fresh: Project, change: Any, words: list[str]) -> None:
+    path = fresh.root / "photos/landmarks.csv"
+    marks = pd.read_csv(path)
+    change(marks)
+    marks.to_csv(path, index=False)
+    refused(fresh.stage("data"), "landmarks.csv", *words)
+
+
+def test_an_annotation_with_another_number_of_points(fresh: Project) -> None:
+    path = fresh.root / "photos/landmarks.csv"
+    lines = path.read_text().splitlines()
+    lines[4] = ",".join(lines[4].split(",")[:-2])
+    path.write_text("\n".join(lines) + "\n")
+    refused(fresh.stage("data"), "landmarks.csv, line 5", "6 points")
+
+
+# --- params.yaml ---
+
+
+def edit_text(project: Project, old: str, new: str) -> None:
+    path = project.root / "params.yaml"
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("    max_bad:", "    max_bat:", ["datasets.folder.max_bat", "misspelt", "datasets.folder.max_bad"]),
+        ("source: photos", "", ["'source' is missing"]),
+        ("    max_bad: 0.05", "    max_bad: many", ["datasets.folder.max_bad", "'many'"]),
+        ("dataset: folder", "dataset: foldr", ["'foldr' is no data set", "orl, folder"]),
+    ],
+)
+def test_a_wrong_key(fresh: Project, old: str, new: str, words: list[str]) -> None:
+    edit_text(fresh, old, new)
+    refused(fresh.stage("data"), *words)
+
+
+def test_more_landmarks_than_points(project: Project) -> None:
+    project.set(**{"variants.zeroshot.landmarks": 100_000})
+    refused(project.stage("discover", "zeroshot"), "100000 clusters of 4800 points", "fewer landmarks")
+
+
+# --- backbone, layers, stores ---
+
+
+def test_a_backbone_without_unet(project: Project) -> None:
+    shutil.copytree(project.root / "artifacts/backbone", project.root / "weights/mine")
+    shutil.rmtree(project.root / "weights/mine/unet")
+    project.set(backbone="sd15", **{"backbones.sd15.path": "weights/mine"})
+    refused(project.stage("backbone"), "weights/mine", "'unet/'")
+
+
+def test_a_hub_id_without_network(project: Project) -> None:
+    project.set(backbone="sd15", **{"backbones.sd15.path": "someone/some-diffusion"})
+    refused(project.stage("backbone"), "someone/some-diffusion", "Download it elsewhere", "ULD_OFFLINE=0")
+
+
+def test_a_backbone_of_another_latent_width(project: Project) -> None:
+    vae = AutoencoderKL(block_out_channels=(16,), latent_channels=4, norm_num_groups=8)
+    vae.save_pretrained(project.root / "artifacts/backbone/vae")
+    refused(project.stage("features", "trained"), "artifacts/backbone", "4 latent channels", "UNet takes 12")
+
+
+def test_a_layer_that_does_not_exist(project: Project) -> None:
+    project.set(**{"readout.layers": [[0, 1], [7, 0]]})
+    refused(project.stage("features", "trained"), "layers [(7, 0)] do not exist", "(1, 1)")
+
+
+def test_features_of_other_crops(project: Project) -> None:
+    project.set(**{"roi.margin": 0.2})
+    assert project.stage("roi").returncode == 0
+    refused(project.stage("bootstrap", "frozen"), "artifacts/features/trained.zarr", "crops:", "dvc repro features")

@@ -1,0 +1,71 @@
+"""A stage that is killed loses at most what it was writing; the next run goes on and ends with the same bytes."""
+
+import os
+import signal
+import subprocess
+import sys
+
+from smoke.project import Project
+
+# one image a shard; dies without a word after writing the sixth and before noting that it did
+FEATURES = """
+import os, runpy, signal
+from uld.features import store
+store.SHARD_BYTES, write, computed = 1, store._write_shard, []
+def writing(group, first, *rest):
+    write(group, first, *rest)
+    computed.append(first)
+    if os.environ["KILL"] == "1" and len(computed) == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+store._write_shard = writing
+runpy.run_path("stages/features.py", run_name="__main__")
+print("computed", *computed)
+"""
+
+
+def test_features_go_on_after_kill_9(project: Project) -> None:
+    def fill(kill: str) -> tuple[int, list[int]]:
+        done = project.attempt(sys.executable, "-c", FEATURES, "trained", KILL=kill)
+        told = done.stdout.split("computed")[1:]
+        return done.returncode, [int(word) for word in told[0].split()] if told else []
+
+    store = project.root / "artifacts/features/trained.zarr"
+    store.rename(store.with_name("first.zarr"))
+    assert fill("1") == (-signal.SIGKILL, [])
+    assert not store.exists(), "an unfinished store must not stand under its final name"
+    assert fill("0") == (0, list(range(5, 24)))
+    store.rename(store.with_name("resumed.zarr"))
+    assert fill("0") == (0, list(range(24)))
+    assert project.files("artifacts/features/resumed.zarr") == project.files("artifacts/features/trained.zarr")
+
+
+def wait_for(process: subprocess.Popen[str], start: str) -> str:
+    """Read on until a line begins with `start`."""
+    assert process.stdout is not None
+    return next(line for line in process.stdout if line.startswith(start))
+
+
+def test_backbone_goes_on_after_sigterm_and_ctrl_c(project: Project) -> None:
+    project.set(**{"backbones.tiny.max_steps": 60})
+    alone = project.start(sys.executable, "stages/backbone.py")
+    wait_for(alone, "backbone step 10:")
+    alone.terminate()
+    _, said = alone.communicate(timeout=60)
+    assert alone.returncode == 130
+    assert "interrupted: backbone saved at step" in said
+    assert "Traceback" not in said
+
+    inside = project.start(sys.executable, "-m", "dvc", "repro", "backbone")
+    assert "step 10:" not in wait_for(inside, "backbone step")
+    os.killpg(inside.pid, signal.SIGINT)  # as a terminal does
+    _, said = inside.communicate(timeout=60)
+    assert inside.returncode != 0
+    assert "interrupted: backbone saved at step" in said
+    assert "Traceback" not in said
+
+    said = project.dvc("repro", "backbone")
+    assert "step 10:" not in said
+    assert "step 60:" in said
+    resumed = project.files("artifacts/backbone")
+    project.dvc("repro", "--force", "--single-item", "backbone")
+    assert project.files("artifacts/backbone") == resumed

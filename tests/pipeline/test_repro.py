@@ -1,0 +1,116 @@
+"""`dvc repro` from photographs to a report, and what Git and DVC then say about it."""
+
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+
+from smoke.project import Project, ran
+from uld.artifacts import read_annotations, read_predictions
+
+
+def test_every_output_is_there(finished: Project) -> None:
+    for name in (
+        "artifacts/data/index.csv",
+        "artifacts/roi/boxes.csv",
+        "artifacts/backbone/unet/config.json",
+        "artifacts/features/trained.zarr/zarr.json",
+        "artifacts/rounds/frozen/head.json",
+        "artifacts/labels/once/labels.h5",
+        "artifacts/rounds/once/head.json",
+        "artifacts/landmarks/zeroshot/landmarks.h5",
+        "artifacts/predictions/zeroshot.h5",
+        "artifacts/detectors/zeroshot/detector.json",
+        "artifacts/regressors/zeroshot.h5",
+        "metrics/backbone.json",
+        "metrics/heads/frozen.json",
+        "metrics/mean_shape.json",
+        "plots/zeroshot/ced.csv",
+        "report/index.html",
+    ):
+        assert (finished.root / name).stat().st_size > 0
+
+
+def test_landmarks_say_more_about_a_face_than_the_mean_shape(finished: Project) -> None:
+    zeroshot, mean = (
+        finished.metrics(row)["canonical"]["points"]["dense"]["all"] for row in ("zeroshot", "mean_shape")
+    )
+    assert 0 < zeroshot["forward_nme"] < mean["forward_nme"]
+    assert 0 < zeroshot["backward_nme"] < 50
+    assert "backward_nme" not in mean
+
+
+def test_forward_nme_of_the_mean_shape_by_hand(finished: Project) -> None:
+    """The mean of the training annotations in image pixels, errors over the root of the box area, in percent."""
+    marks = read_annotations(finished.root / "artifacts/data/annotations.h5")
+    split = pd.read_csv(finished.root / "photos/split.csv").set_index("image").loc[list(marks.images), "split"]
+    xy = marks.sets["points"].xy
+    test = xy[(split == "test").to_numpy()]
+    guess = xy[(split == "train").to_numpy()].mean(0)
+    size = np.sqrt(np.prod(test.max(1) - test.min(1), axis=1))
+    expected = 100 * (np.linalg.norm(test - guess, axis=2).mean(1) / size).mean()
+    told = finished.metrics("mean_shape")["canonical"]["points"]["dense"]["all"]["forward_nme"]
+    np.testing.assert_allclose(told, expected, rtol=1e-4)
+
+
+def test_predictions_lie_in_the_photographs(finished: Project) -> None:
+    found = read_predictions(finished.root / "artifacts/predictions/zeroshot.h5")
+    assert found.xy.shape == (24, 10, 2)
+    assert found.view_xy.shape == (24, 3, 10, 2)
+    assert (found.split == "test").sum() == 8
+    assert found.dense_xy.min() > -0.5
+    assert found.dense_xy.max() < 80
+
+
+def test_the_report_shows_the_run(finished: Project) -> None:
+    page = (finished.root / "report/index.html").read_text()
+    assert "zeroshot" in page
+    assert "mean_shape" in page
+    assert str(finished.root) not in page
+
+
+def test_a_second_run_does_nothing(finished: Project) -> None:
+    said = finished.dvc("repro")
+    assert ran(said) == []
+    assert "up to date" in said
+    assert "up to date" in finished.dvc("status")
+    assert finished.run("git", "status", "--porcelain") == ""
+
+
+def test_lock_file_and_git_hold_no_path_of_the_machine(finished: Project) -> None:
+    place = str(finished.root)
+    tracked = finished.run("git", "ls-files", "dvc.lock", "metrics", "plots").split()
+    assert len(tracked) >= 11
+    for name in tracked:
+        assert place not in (finished.root / name).read_text(), name
+
+
+def test_nothing_that_crosses_stages_holds_a_path_of_the_machine(finished: Project) -> None:
+    place = str(finished.root).encode()
+    assert [name for name, data in finished.files("artifacts").items() if place in data] == []
+
+
+def test_running_stages_again_gives_the_same_bytes(project: Project) -> None:
+    stages = ["data", "roi", "features@trained", "discover@zeroshot", "predict@zeroshot"]
+    assert ran(project.dvc("repro", "--force", "--single-item", *stages)) == stages
+    assert project.run("git", "status", "--porcelain") == ""
+
+
+def test_metrics_show(finished: Project) -> None:
+    shown = json.loads(finished.dvc("metrics", "show", "--json"))[""]["data"]
+    assert shown["metrics/zeroshot.json"]["data"]["landmarks"] == 10
+    assert "heldout_error" in shown["metrics/backbone.json"]["data"]
+
+
+def test_plots_show_draws_the_ced(finished: Project) -> None:
+    (drawn,) = json.loads(finished.dvc("plots", "show", "plots/zeroshot/ced.csv", "--json"))["data"].values()
+    text = json.dumps(drawn[0]["content"]["encoding"]) + json.dumps(drawn[0]["content"].get("layer", []))
+    assert '"field": "threshold"' in text, "the x axis of a CED is the error, not the line number"
+    assert '"field": "fraction"' in text
+    assert "loess" not in text, "a smoothed CED is another curve"
+
+
+def test_results_table(finished: Project) -> None:
+    said = finished.run(sys.executable, "-m", "uld.cli", "table", "--format", "csv").splitlines()
+    assert [line.split(",")[0] for line in said] == ["row", "mean_shape", "zeroshot"]
