@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, AutoModel, DDIMScheduler, UNet2DConditionModel, UNet2DModel
 from pydantic import Field
 from pydantic.dataclasses import dataclass as closed
 from safetensors import SafetensorError
@@ -62,7 +61,7 @@ class Backbone:
 class Codec(nn.Module):
     """Images (B, 3, R, R) in [-1, 1] to what the UNet denoises: VAE latents, or an orthonormal space-to-depth."""
 
-    def __init__(self, vae: AutoencoderKL | None, factor: int, channels: int) -> None:
+    def __init__(self, vae: Any, factor: int, channels: int) -> None:
         super().__init__()
         self.vae, self.factor, self.channels = vae, factor, channels
 
@@ -102,7 +101,7 @@ def load(folder: Path, dtype: str = "float32", trained: bool = True) -> Backbone
         unet = _untrained(unet, DTYPES[dtype])
     codec = _codec(root, unet, sidecar, DTYPES[dtype], variant)
     scheduler = _scheduler(root)
-    prompt = _prompt(root, unet, variant) if isinstance(unet, UNet2DConditionModel) else None
+    prompt = _prompt(root, unet, variant) if conditional(unet) else None
     image_size = _image_size(root, pinned.get("image_size") or sidecar.get("image_size"), unet, codec)
     parts: list[Any] = [unet, codec]
     for module in parts:
@@ -188,6 +187,18 @@ def fingerprint_of(root: Path) -> str:
     return digest.hexdigest()
 
 
+def conditional(unet: Any) -> bool:
+    """Whether a UNet takes a text."""
+    return isinstance(unet, _diffusers().UNet2DConditionModel)
+
+
+def _diffusers() -> Any:
+    """The library, imported when a model is: most stages only need what it left in the feature store."""
+    import diffusers
+
+    return diffusers
+
+
 def _part(root: Path, name: str, kind: Any, dtype: torch.dtype, variant: str | None) -> Any:
     folder = root / name
     if not (folder / "config.json").is_file():
@@ -205,14 +216,14 @@ def _part(root: Path, name: str, kind: Any, dtype: torch.dtype, variant: str | N
 def _scheduler(root: Path) -> Any:
     """Only the noise schedule of the folder's scheduler is used, whatever its kind."""
     try:
-        return DDIMScheduler.from_pretrained(str(root), subfolder="scheduler", local_files_only=True)
+        return _diffusers().DDIMScheduler.from_pretrained(str(root), subfolder="scheduler", local_files_only=True)
     except (OSError, ValueError, NotImplementedError) as error:
         raise BackboneError(f"{root}/scheduler cannot be loaded: {error}") from error
 
 
 def _unet(root: Path, dtype: torch.dtype, variant: str | None) -> Any:
-    unet = _part(root, "unet", AutoModel, dtype, variant)
-    if not isinstance(unet, (UNet2DModel, UNet2DConditionModel)):
+    unet = _part(root, "unet", _diffusers().AutoModel, dtype, variant)
+    if not isinstance(unet, _diffusers().UNet2DModel) and not conditional(unet):
         raise BackboneError(f"{root}/unet is a {type(unet).__name__}: a UNet2DModel or UNet2DConditionModel is needed.")
     if unet.config.get("addition_embed_type") is not None:
         raise BackboneError(f"{root}: its UNet wants more than a prompt, as SDXL's does: take Stable Diffusion 1 or 2.")
@@ -238,7 +249,7 @@ def _untrained(unet: Any, dtype: torch.dtype) -> Any:
 def _codec(root: Path, unet: Any, sidecar: dict[str, Any], dtype: torch.dtype, variant: str | None) -> Codec:
     width = unet.config["in_channels"]
     if (root / "vae").is_dir():
-        vae = _part(root, "vae", AutoencoderKL, dtype, variant)
+        vae = _part(root, "vae", _diffusers().AutoencoderKL, dtype, variant)
         if vae.config["latent_channels"] != width:
             raise BackboneError(
                 f"{root}: the VAE makes {vae.config['latent_channels']} latent channels, the UNet takes {width}: "

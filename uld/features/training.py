@@ -18,6 +18,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from safetensors import SafetensorError
 from torch import Tensor
 
 from uld import runtime
@@ -185,7 +186,12 @@ class _Run:
 
     def save(self, folder: Path) -> None:
         self.net.load_state_dict(self.best)
-        self.net.save_pretrained(folder / "unet")
+        try:
+            self.net.save_pretrained(folder / "unet")
+        except SafetensorError as error:  # how a full disk shows there
+            raise BackboneError(
+                f"the model cannot be written to {folder}: {error}. Free the place and run again."
+            ) from error
         _scheduler().save_pretrained(folder / "scheduler")
         about = {
             "_class_name": "DDPMPipeline",
