@@ -1,0 +1,184 @@
+"""A network of Stable Diffusion 1.5's size with random weights: images a second, FLOP/s, and the share of the peak.
+
+The baseline is the way DIFT ships its call: eight copies of each image, in float32, through the VAE and the UNet up to
+the end of the up block that is read. It gets the same noise for all eight, so that their mean must be our result.
+"""
+
+import argparse
+import contextlib
+import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from timing import Ways, measure, report
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from uld import runtime
+from uld.features.backbone import DTYPES, Backbone, Codec
+from uld.features.extractor import Extractor, ReadoutParams, name
+
+LAYER, TIMESTEP, COPIES = (1, 2), 261, 8  # DIFT's up block and timestep for Stable Diffusion
+TOKENS = 77
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def unet_config(small: bool) -> dict[str, Any]:
+    """The published configuration of Stable Diffusion 1.5's UNet, or the same with narrow layers."""
+    return {
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": [32, 32, 64, 64] if small else [320, 640, 1280, 1280],
+        "layers_per_block": 2,
+        "cross_attention_dim": 32 if small else 768,
+        "attention_head_dim": 8,
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    }
+
+
+def vae_config(small: bool) -> dict[str, Any]:
+    """The published configuration of its VAE, or the same with narrow layers."""
+    return {
+        "block_out_channels": [32, 32, 32, 32] if small else [128, 256, 512, 512],
+        "layers_per_block": 2,
+        "latent_channels": 4,
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+    }
+
+
+def random_model(kind: Any, config: dict[str, Any], rng: torch.Generator) -> Any:
+    """A float32 model on the runtime's device, its weights drawn there: nothing is built twice in memory."""
+    with torch.device("meta"):
+        model = kind.from_config(config)
+    model.to_empty(device=runtime.device())
+    for label, value in model.named_parameters():
+        if value.ndim > 1:
+            nn.init.normal_(value, std=value[0].numel() ** -0.5, generator=rng)
+        else:
+            nn.init.constant_(value, float(label.endswith("weight")))  # of a norm
+    return model.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def backbone(size: int, small: bool) -> Backbone:
+    """The whole model in float32, its prompt random: no text encoder runs in a pass."""
+    rng = torch.Generator(runtime.device()).manual_seed(0)
+    unet = random_model(UNet2DConditionModel, unet_config(small), rng)
+    vae = random_model(AutoencoderKL, vae_config(small), rng)
+    prompt = torch.randn(1, TOKENS, unet.config["cross_attention_dim"], generator=rng, device=runtime.device())
+    alphas = DDIMScheduler(**SCHEDULE).alphas_cumprod.to(runtime.device())
+    return Backbone(unet, Codec(vae, 8, 3), alphas, "epsilon", prompt, size, 4, "random weights")
+
+
+def cast(model: Backbone, dtype: torch.dtype) -> Backbone:
+    """The same model in another dtype; in its own one, no copy."""
+    if next(model.unet.parameters()).dtype == dtype:
+        return model
+    unet, codec = copy.deepcopy(model.unet).to(dtype), copy.deepcopy(model.codec).to(dtype)
+    prompt = None if model.prompt is None else model.prompt.to(dtype)
+    return replace(model, unet=unet, codec=codec, prompt=prompt)
+
+
+class Cached(Codec):
+    """Stands in for the VAE when the latents are at hand already."""
+
+    def __init__(self, codec: Codec, latent: Tensor) -> None:
+        super().__init__(None, codec.factor, codec.channels)
+        self.latent = latent
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The kept latents, whatever the images."""
+        return self.latent
+
+
+class _Done(Exception):
+    pass
+
+
+@torch.no_grad()
+def dift(model: Backbone, images: Tensor, noise: Tensor) -> Tensor:
+    """The read layer (B, C, h, w), one image after the other, each the mean of eight copies."""
+    blocks: Any = model.unet.up_blocks
+    caught: list[Tensor] = []
+
+    def stop(module: nn.Module, inputs: object, output: object) -> None:
+        raise _Done
+
+    read = (
+        blocks[LAYER[0]]
+        .resnets[LAYER[1]]
+        .conv2.register_forward_hook(lambda module, inputs, output: caught.append(output.mean(0, keepdim=True)))
+    )
+    end = blocks[LAYER[0]].register_forward_hook(stop)
+    alpha = model.alphas[TIMESTEP]
+    assert model.prompt is not None
+    for image in images.split(1):
+        latent = model.codec(image.to(runtime.device()).repeat(COPIES, 1, 1, 1) * 2 - 1)
+        noisy = alpha.sqrt() * latent + (1 - alpha).sqrt() * noise
+        with contextlib.suppress(_Done):
+            model.unet(noisy, TIMESTEP, encoder_hidden_states=model.prompt.expand(COPIES, -1, -1))
+    read.remove()
+    end.remove()
+    return torch.cat(caught)
+
+
+def peak(dtype: torch.dtype, side: int) -> float:
+    """FLOP/s of a large matrix product (side x side) in `dtype`: what the device can do at best."""
+    a = torch.randn(side, side, device=runtime.device(), dtype=dtype)
+    seconds, _ = measure({"matmul": lambda: a @ a}, 5)
+    return 2 * side**3 / seconds["matmul"]
+
+
+def flops(extractor: Extractor, images: Tensor) -> float:
+    """FLOP of one image; attention is spelled out as matrix products, because not every kernel of it is counted."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        extractor(images[:1])
+    return float(counter.get_total_flops())
+
+
+def main(small: bool, size: int | None = None) -> None:
+    cuda = runtime.device().type == "cuda"
+    size = size or (64 if small else 512 if cuda else 128)
+    dtype = "bfloat16" if cuda else "float32"
+    count, repeats = (2, 1) if small else (32, 5) if cuda else (4, 3)
+    full = backbone(size, small)
+    model = cast(full, DTYPES[dtype])
+    readout = ReadoutParams((LAYER,), (TIMESTEP,), "add_noise", 50, dtype)  # type: ignore[arg-type]
+    extractor = Extractor(model, readout, seed=0)
+    images = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+    key = name(LAYER, TIMESTEP)
+    with torch.no_grad():
+        pixels = images.to(runtime.device(), DTYPES[dtype], memory_format=torch.channels_last) * 2 - 1
+        codec = Cached(model.codec, model.codec(pixels).float())
+    cached = Extractor(replace(model, codec=codec), readout, seed=0)
+    ways: Ways = {
+        "VAE + one timestep": lambda: extractor(images)[key],
+        "cached latents": lambda: cached(images)[key],
+        "DIFT's call": lambda: dift(full, images, extractor.noise[TIMESTEP]),
+    }
+    seconds, found = measure(ways, repeats)
+    for way in ("VAE + one timestep", "cached latents"):
+        off = (found[way] - found["DIFT's call"]).norm() / found["DIFT's call"].norm()
+        assert off < (0.1 if cuda else 1e-3), f"{way} is off by {off:.3g}"
+    print(f"sd: {count} images of {size} px, {dtype}, {runtime.device()}, {runtime.threads()} threads")
+    report("sd", seconds, count, "images", "DIFT's call")
+    best = peak(DTYPES[dtype], 256 if small else 8192 if cuda else 2048)
+    work = {"VAE + one timestep": flops(extractor, images), "cached latents": 0.0}
+    codec.latent = codec.latent[:1]
+    work["cached latents"] = flops(cached, images)
+    print(f"sd: peak of a matrix product {best / 1e12:.3g} TFLOP/s")
+    for way, one in work.items():
+        rate = one * count / seconds[way]
+        print(f"sd: {way}: {one / 1e9:.4g} GFLOP an image, {rate / 1e12:.3g} TFLOP/s, {rate / best:.1%} of the peak")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--small", action="store_true", help="narrow layers: only proves that the benchmark works")
+    parser.add_argument("--size", type=int, help="side of the images in pixels (CUDA 512, CPU 128)")
+    arguments = parser.parse_args()
+    runtime.run(lambda: main(arguments.small, arguments.size))

@@ -1,0 +1,147 @@
+"""The feature store against one .npy file a view, and against writing a sharded zarr array row by row."""
+
+import contextlib
+import io
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import zarr
+from numpy.typing import NDArray
+from timing import Ways, measure, report, run, same
+from zarr.codecs import BloscCodec
+
+from uld import runtime
+from uld.features import store
+from uld.features.store import Features, FeatureStore
+
+NAMES = ("l00_t24", "l01_t24", "l10_t24")
+Half = NDArray[np.float16]
+
+
+def build(folder: Path, data: Half) -> None:
+    """Fill a store from data (N, V, arrays, C, h, w)."""
+    rows, views = data.shape[:2]
+
+    def compute(first: int, end: int) -> Iterator[tuple[int, int, Features]]:
+        for start in range(first, end, 32):
+            for view in range(views):
+                block = torch.from_numpy(data[start : min(start + 32, end), view]).float()
+                yield start - first, view, dict(zip(NAMES, block.unbind(1), strict=True))
+
+    scratch = folder / "scratch"
+    scratch.mkdir(parents=True)
+    bank = np.tile(np.eye(2, 3), (views, 1, 1))
+    c, h, w = data.shape[3:]
+    with contextlib.redirect_stdout(io.StringIO()):  # the progress bar
+        spec = {"rows": rows}
+        store.build(
+            folder / "x.zarr", scratch, spec, bank, np.zeros(views, bool), compute, dict.fromkeys(NAMES, (c, h, w))
+        )
+
+
+def files(folder: Path, data: Half) -> None:
+    """One .npy a row and view, with all arrays in it."""
+    folder.mkdir()
+    for row in range(len(data)):
+        for view in range(data.shape[1]):
+            np.save(folder / f"{row:06d}_{view}.npy", data[row, view])
+
+
+def row_by_row(folder: Path, data: Half) -> None:
+    """The store's own layout, but each row written when it is ready: its whole shard is read and written again."""
+    rows, views, _, *shape = data.shape
+    shard = store.shard_rows(dict.fromkeys(NAMES, (shape[0], shape[1], shape[2])), views)
+    group = zarr.open_group(folder / "x.zarr", mode="w")
+    for n, name in enumerate(NAMES):
+        array = group.create_array(
+            name,
+            shape=(rows, views, *shape),
+            chunks=(1, 1, *shape),
+            shards=(shard, views, *shape),
+            dtype="float16",
+            compressors=BloscCodec(typesize=2, cname="zstd", clevel=1, shuffle="bitshuffle"),
+        )
+        for row in range(rows):
+            array[row] = data[row, :, n]
+
+
+def fresh(root: Path, name: str) -> Path:
+    """An empty place for one run."""
+    shutil.rmtree(root / name, ignore_errors=True)
+    return root / name
+
+
+def read_store(path: Path, batches: list[NDArray[np.int64]], views: int) -> float:
+    """Read all batches in all views; the sum over the values, for the check."""
+    opened = FeatureStore(path)
+    total = 0.0
+    for rows in batches:
+        for view in range(views):
+            total += sum(float(value.sum()) for value in opened.read(rows, view).values())
+    return total
+
+
+def read_files(folder: Path, batches: list[NDArray[np.int64]], views: int) -> float:
+    """The same from the .npy files."""
+    total = 0.0
+    for rows in batches:
+        for view in range(views):
+            block = np.stack([np.load(folder / f"{row:06d}_{view}.npy") for row in rows])
+            total += sum(float(value.sum()) for value in torch.from_numpy(block).float().unbind(1))
+    return total
+
+
+def write(root: Path, data: Half, repeats: int) -> None:
+    """Time the writers."""
+    ways: Ways = {
+        "uld": lambda: build(fresh(root, "store"), data),
+        ".npy files": lambda: files(fresh(root, "files"), data),
+    }
+    seconds, _ = measure(ways, repeats)
+    report(f"store, write {data.nbytes / 1e6:.0f} MB", seconds, data.nbytes / 1e6, "MB", ".npy files")
+
+
+def read(root: Path, data: Half, order: str, at: NDArray[np.int64], repeats: int) -> None:
+    """Time reading the rows `at`, in batches of 32, of what `write` left."""
+    batches, views = [at[start : start + 32] for start in range(0, len(at), 32)], data.shape[1]
+    ways: Ways = {
+        "uld": lambda: read_store(root / "store" / "x.zarr", batches, views),
+        ".npy files": lambda: read_files(root / "files", batches, views),
+    }
+    seconds, found = measure(ways, repeats)
+    same("store", *found.values(), rtol=1e-6, atol=1e-3)
+    report(f"store, read {data.nbytes / 1e6:.0f} MB {order}", seconds, data.nbytes / 1e6, "MB", ".npy files")
+
+
+def write_rows(root: Path, data: Half, repeats: int) -> None:
+    """Time whole shards against single rows."""
+    ways: Ways = {
+        "uld": lambda: build(fresh(root, "few"), data),
+        "row by row": lambda: row_by_row(fresh(root, "rows"), data),
+    }
+    seconds, _ = measure(ways, repeats)
+    for name in NAMES:
+        one, other = (zarr.open_array(root / place / "x.zarr" / name, mode="r") for place in ("few", "rows"))
+        same(name, one[:], other[:])
+    report(f"store, write {data.nbytes / 1e6:.0f} MB", seconds, data.nbytes / 1e6, "MB", "row by row")
+
+
+def main(small: bool) -> None:
+    rows, few, views, repeats = (8, 4, 2, 1) if small else (640, 32, 4, 3)
+    shape = (len(NAMES), 8, 4, 4) if small else (len(NAMES), 64, 16, 16)
+    rng = runtime.rng(0, "bench-store")
+    data = rng.normal(size=(rows, views, *shape)).astype(np.float16)
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        write(root, data, repeats)
+        read(root, data, "in order", np.arange(rows), repeats)
+        read(root, data, "shuffled", rng.permutation(rows), repeats)
+        write_rows(root, data[:few], repeats)
+
+
+if __name__ == "__main__":
+    run(main)
