@@ -22,11 +22,16 @@ def exemplars(
     Returns:
         (P,) indices into the points, sorted by image and then by cluster.
     """
-    order = np.lexsort((distance, label, image))
-    image, label = image[order], label[order]
-    first = np.ones(len(order), dtype=bool)
-    first[1:] = (image[1:] != image[:-1]) | (label[1:] != label[:-1])
-    return order[first]
+    if not len(image):
+        return np.empty(0, dtype=np.int64)
+    slot = image.astype(np.int64) * (int(label.max()) + 1) + label
+    best = np.full(int(slot.max()) + 1, np.inf, dtype=distance.dtype)
+    np.minimum.at(best, slot, distance)
+    # written from last to first: of equals the first stays
+    tied = np.flatnonzero(distance == best[slot])[::-1]
+    nearest = np.full(len(best), -1, dtype=np.int64)
+    nearest[slot[tied]] = tied
+    return nearest[nearest >= 0]
 
 
 @dataclass(frozen=True)
