@@ -1,0 +1,37 @@
+"""What a detector of points is, and the grey image that all of them look at."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+LUMA = (0.299, 0.587, 0.114)  # weights of R, G and B in ITU-R BT.601
+
+
+class Keypoints(ABC):
+    """Finds conspicuous points in images, without knowing what they show."""
+
+    Params: ClassVar[type[Any]]  # the detector's block of params
+
+    @abstractmethod
+    def __init__(self, params: Any) -> None: ...
+
+    @abstractmethod
+    def __call__(self, images: Tensor) -> list[NDArray[np.float32]]:
+        """Points of each image, independent of the other images of the batch.
+
+        Args:
+            images: (B, 3, S, S) float RGB in [0, 1], S at least 8.
+
+        Returns:
+            B arrays (P, 3) of x, y in pixels and score, sorted by falling score; P may be 0.
+        """
+
+
+def grey(images: Tensor, scale: int) -> Tensor:
+    """Luma of RGB images (B, 3, S, S), enlarged bilinearly -> (B, 1, scale S, scale S)."""
+    luma = (images * images.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+    return F.interpolate(luma, scale_factor=scale, mode="bilinear", align_corners=False)
