@@ -1,4 +1,4 @@
-"""The feature store against one .npy file a view, and against writing a sharded zarr array row by row."""
+"""The feature store against one .npy file a view, and against a sharded, compressed zarr array written row by row."""
 
 import contextlib
 import io
@@ -52,7 +52,7 @@ def files(folder: Path, data: Half) -> None:
 
 
 def row_by_row(folder: Path, data: Half) -> None:
-    """The store's own layout, but each row written when it is ready: its whole shard is read and written again."""
+    """A chunk a view in compressed shards, each row written when it is ready: its shard is read and written again."""
     rows, views, _, *shape = data.shape
     shard = store.shard_rows(dict.fromkeys(NAMES, (shape[0], shape[1], shape[2])), views)
     group = zarr.open_group(folder / "x.zarr", mode="w")

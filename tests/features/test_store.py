@@ -53,7 +53,7 @@ def test_layout_is_as_documented(whole: Path) -> None:
     group = zarr.open_group(whole, mode="r")
     assert group.metadata.zarr_format == 3
     array: Any = group["l10_t5"]
-    assert (array.shape, array.chunks, array.shards) == ((ROWS, VIEWS, 2, 8, 8), (1, 1, 2, 8, 8), (3, VIEWS, 2, 8, 8))
+    assert (array.shape, array.chunks, array.shards) == ((ROWS, VIEWS, 2, 8, 8), (3, VIEWS, 2, 8, 8), None)
     assert array.dtype == np.float16
     opened = FeatureStore(whole)
     np.testing.assert_allclose(opened.views, np.stack([coords.view(8), coords.view(8, mirror=True)]))

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from uld import coords, runtime
 from uld.coords import Affine
 from uld.crops import Crops
+from uld.errors import ULDError
 from uld.features.extract import as_images
 from uld.features.extractor import Extractor
 from uld.features.reduce import Reduction
-from uld.features.store import FeatureStore
-from uld.models.frozen import FrozenHead
+from uld.features.store import Features, FeatureStore
+from uld.models import Head, LearnedHead
 
 Rows = NDArray[np.int64]
 
@@ -42,8 +43,19 @@ class Frames:
 
     def to_image(self, rows: Rows, xy: NDArray[np.float32], view: int) -> NDArray[np.float32]:
         """Points (B, P, 2) in cells of a view -> image pixels."""
-        crop = coords.apply(self._cell_to_crop(view), xy)
-        return coords.apply(coords.invert(self.affine[rows]), crop)
+        return self.crop_to_image(rows, coords.apply(self._cell_to_crop(view), xy))
+
+    def crop_to_image(self, rows: Rows, xy: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Points (B, P, 2) in pixels of the crops -> image pixels."""
+        return coords.apply(coords.invert(self.affine[rows]), xy)
+
+    def to_cells(self, rows: Rows, xy: NDArray[np.float32], view: int) -> NDArray[np.float32]:
+        """Points (B, P, 2) in image pixels -> cells of a view."""
+        return coords.apply(coords.invert(self._cell_to_crop(view)), coords.apply(self.affine[rows], xy))
+
+    def between(self, a: int, b: int, xy: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Points (P, 2) from cells of view a to cells of view b of the same image."""
+        return coords.apply(coords.compose(coords.invert(self._cell_to_crop(b)), self._cell_to_crop(a)), xy)
 
     def inside(self, rows: Rows, view: int = 0) -> NDArray[np.bool_]:
         """(B, G, G): cells whose centre lies in the photograph and in the object box (the margin is context only)."""
@@ -62,31 +74,56 @@ class Frames:
 
 
 class GridSource:
-    """Frames and a function (rows, view) -> descriptors (B, D, G, G)."""
+    """Frames and functions (rows, view) -> descriptors (B, D, G, G) and, of a model with a detector, heat maps."""
 
     def __init__(
-        self, frames: Frames, describe: Callable[[Rows, int], torch.Tensor], mirrored: NDArray[np.bool_]
+        self,
+        place: Frames,
+        describe: Callable[[Rows, int], torch.Tensor],
+        mirrored: NDArray[np.bool_],
+        maps: Callable[[Rows, int], tuple[torch.Tensor, torch.Tensor]] | None = None,
     ) -> None:
-        self.views, self.mirrored = frames.views, mirrored  # (V, 2, 3) crop -> view; (V,)
-        self._frames, self._describe = frames, describe
+        self.views, self.mirrored = place.views, mirrored  # (V, 2, 3) crop -> view; (V,)
+        self._place, self._describe, self._maps = place, describe, maps
 
     @property
     def grid(self) -> int:
         """G."""
-        return self._frames.grid
+        return self._place.grid
+
+    @property
+    def detects(self) -> bool:
+        """Whether the model has heat maps."""
+        return self._maps is not None
 
     @torch.no_grad()
     def describe(self, rows: Rows, view: int = 0) -> torch.Tensor:
         """(B, D, G, G) of unit length."""
         return self._describe(rows, view)
 
+    @torch.no_grad()
+    def maps(self, rows: Rows, view: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Descriptors and heat maps (B, C, G, G) in [0, 1].
+
+        Raises:
+            ULDError: the model has no detector.
+        """
+        if self._maps is None:
+            raise ULDError("this model has no detector: begin at a start with head: learned, or at a round.")
+        descriptors, logits = self._maps(rows, view)
+        return descriptors, logits.sigmoid()
+
     def inside(self, rows: Rows, view: int = 0) -> torch.Tensor:
         """(B, G, G) bool."""
-        return torch.from_numpy(self._frames.inside(rows, view)).to(runtime.device())
+        return torch.from_numpy(self._place.inside(rows, view)).to(runtime.device())
 
     def to_image(self, rows: Rows, xy: NDArray[np.float32], view: int = 0) -> NDArray[np.float32]:
         """Cells (B, P, 2) -> image pixels."""
-        return self._frames.to_image(rows, xy, view)
+        return self._place.to_image(rows, xy, view)
+
+    def to_cells(self, rows: Rows, xy: NDArray[np.float32], view: int = 0) -> NDArray[np.float32]:
+        """Image pixels (B, P, 2) -> cells."""
+        return self._place.to_cells(rows, xy, view)
 
 
 def frames(store: FeatureStore, crops: Crops, boxes: pd.DataFrame, grid: int) -> Frames:
@@ -99,16 +136,28 @@ def frames(store: FeatureStore, crops: Crops, boxes: pd.DataFrame, grid: int) ->
     return Frames(crops.affine, corners(boxes), store.views, crops.inside, crops.size, grid)
 
 
-def from_store(store: FeatureStore, head: FrozenHead, crops: Crops, boxes: pd.DataFrame) -> GridSource:
+def from_store(store: FeatureStore, head: Head, crops: Crops, boxes: pd.DataFrame) -> GridSource:
     """Source over all rows and views of a feature store."""
     place = frames(store, crops, boxes, head.grid)
-    return GridSource(place, lambda rows, view: head(store.read(rows, view)), store.mirrored)
+    return _of(head, place, lambda rows, view: store.read(rows, view, head.names), store.mirrored)
+
+
+def _of(
+    head: Head, place: Frames, features: Callable[[Rows, int], Features], mirrored: NDArray[np.bool_]
+) -> GridSource:
+    maps = head.maps if isinstance(head, LearnedHead) else None
+    return GridSource(
+        place,
+        lambda rows, view: head(features(rows, view)),
+        mirrored,
+        None if maps is None else lambda rows, view: maps(features(rows, view)),
+    )
 
 
 def live(
     extractor: Extractor,
     reduction: Reduction | None,
-    head: FrozenHead,
+    head: Head,
     pixels: NDArray[np.uint8],
     inside: NDArray[np.bool_],
     affine: Affine,
@@ -119,13 +168,13 @@ def live(
     identity = coords.view(size)[None]
     place = Frames(affine, boxes, identity, lambda rows: inside[rows], size, head.grid)
 
-    def describe(rows: Rows, view: int) -> torch.Tensor:
+    def features(rows: Rows, view: int) -> Features:
         found = extractor(as_images(pixels[rows], extractor.backbone.alphas.device))
         found = found if reduction is None else reduction(found)
         # through float16, as the store keeps them: a photograph gets the coordinates that the pipeline gave it
-        return head({name: value.half().float() for name, value in found.items()})
+        return {name: value.half().float() for name, value in found.items()}
 
-    return GridSource(place, describe, np.zeros(1, bool))
+    return _of(head, place, features, np.zeros(1, bool))
 
 
 def corners(boxes: pd.DataFrame) -> NDArray[np.float64]:

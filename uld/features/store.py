@@ -1,4 +1,8 @@
-"""The feature store: zarr v3, one view a chunk, whole shards, resumable by finished shard.
+"""The feature store: zarr v3, raw chunks of whole rows, resumable by finished chunk row ("shard").
+
+Training reads single views in random order, for which a chunk a view costs a millisecond each in zarr. Chunks are
+therefore not compressed (float16 features hardly shrink) and hold many rows: any zarr reader opens them, and this one
+maps them into memory.
 
 Layout in docs/artifacts.md. A store is built in the scratch folder of its identity and moved into place when complete,
 so a killed run loses at most the shard it was writing, and a store under its final name is always whole.
@@ -16,12 +20,12 @@ import torch
 import zarr
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from zarr.codecs import BloscCodec
 
 from uld import runtime
 from uld.errors import ArtifactError
 
 SHARD_BYTES = 64 * 2**20  # of all arrays together: bounds the writer's memory whatever the number of images
+OPEN_MAPS = 8192  # chunk files mapped at a time: systems allow some 65,000 in a process
 
 Features = dict[str, torch.Tensor]
 
@@ -44,29 +48,44 @@ class FeatureStore:
         self.spec: dict[str, Any] = dict(self._group.attrs["spec"])  # type: ignore[arg-type]
         self.views = np.array(self._group.attrs["views"], dtype=np.float64)  # (V, 2, 3), crop -> view
         self.mirrored = np.array(self._group.attrs["mirrored"], dtype=bool)  # (V,)
-        self._arrays = {name: self._array(name) for name in self.spec["arrays"]}
+        self._shard = int(self.spec["shard"])
+        self._maps: dict[tuple[str, int], NDArray[np.float16]] = {}
 
     def __len__(self) -> int:
         return int(self.spec["rows"])
 
-    def _array(self, name: str) -> zarr.Array:
-        node = self._group[name]
-        assert isinstance(node, zarr.Array)
-        return node
-
     @property
     def names(self) -> list[str]:
         """Array names in the order of the spec."""
-        return list(self._arrays)
+        return list(self.spec["arrays"])
 
-    def read(self, rows: NDArray[np.int64], view: int = 0) -> Features:
-        """{name: (B, C, h, w) float32} of the given rows in one view. Runs of neighbouring rows are read as slices."""
-        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
-        out = {}
-        for name, array in self._arrays.items():
-            parts = [np.asarray(array[int(r[0]) : int(r[-1]) + 1, view]) for r in runs if len(r)]
-            out[name] = torch.from_numpy(np.concatenate(parts)).float()
-        return out
+    def read(self, rows: NDArray[np.int64], view: int = 0, names: list[str] | None = None) -> Features:
+        """{name: (B, C, h, w) float32} of the given rows in one view.
+
+        Args:
+            names: feature maps that are wanted; None: all.
+        """
+        return self.views_of(rows, np.full(len(rows), view), self.names if names is None else names)
+
+    def views_of(self, rows: NDArray[np.int64], views: NDArray[np.int64], names: list[str]) -> Features:
+        """{name: (B, C, h, w) float32} of B images, each in its own view."""
+        places = list(zip(*np.divmod(rows, self._shard), views, strict=True))
+        return {
+            name: torch.from_numpy(np.stack([self._map(name, int(i))[row, view] for i, row, view in places])).float()
+            for name in names
+        }
+
+    def _map(self, name: str, number: int) -> NDArray[np.float16]:
+        """Rows of one chunk (rows, V, C, h, w), mapped into memory."""
+        opened = self._maps.get((name, number))
+        if opened is None:
+            if len(self._maps) >= OPEN_MAPS:
+                self._maps.clear()  # and another thread may do so at any time
+            array = self._group[name]
+            assert isinstance(array, zarr.Array)
+            file = self.path / name / "c" / f"{number}/0/0/0/0"
+            opened = self._maps[name, number] = np.memmap(file, "<f2", "r", shape=tuple(array.chunks))
+        return opened
 
     def check(self, **expected: Any) -> None:
         """Refuse a store that was made with other settings, naming each key that differs."""
@@ -99,7 +118,7 @@ def build(
         ArtifactError: a value is not finite or overflows float16.
     """
     count, rows = len(views), int(spec["rows"])
-    shard = shard_rows(shapes, count)
+    shard = min(rows, shard_rows(shapes, count))  # a chunk file has its full size however few rows there are
     spec = spec | {"arrays": list(shapes), "shard": shard}
     partial = scratch / "store.zarr"
     group = _open_partial(partial, shapes, rows, count, shard)
@@ -158,10 +177,9 @@ def _open_partial(path: Path, shapes: dict[str, tuple[int, int, int]], rows: int
         group.create_array(
             name,
             shape=(rows, views, c, h, w),
-            chunks=(1, 1, c, h, w),
-            shards=(shard, views, c, h, w),
-            dtype="float16",
-            compressors=BloscCodec(typesize=2, cname="zstd", clevel=1, shuffle="bitshuffle"),
+            chunks=(shard, views, c, h, w),
+            dtype="<f2",
+            compressors=None,
             fill_value=float("nan"),
         )
     os.replace(building, path)  # all arrays or none: a kill in between leaves nothing to resume from
