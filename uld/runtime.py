@@ -5,6 +5,7 @@
 | `ULD_DEVICE`   | `auto`, `cpu`, `cuda` or `cuda:1`                           | `auto`      |
 | `ULD_THREADS`  | CPU threads of torch, faiss and OpenCV                      | all cores   |
 | `ULD_BATCH`    | images a forward pass where no gradient is taken            | 32          |
+| `ULD_WORKERS`  | threads that read training batches ahead; 0: none           | 1           |
 | `ULD_SCRATCH`  | folder for the resume state of unfinished stages            | `.scratch`  |
 | `ULD_RESUME`   | `0` discards the resume state of an unfinished stage        | `1`         |
 | `ULD_OFFLINE`  | `0` lets a hub id in params be downloaded                   | `1`         |
@@ -26,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from uld.errors import ParamsError, ULDError
 
@@ -47,16 +49,26 @@ def device() -> torch.device:
     return chosen
 
 
-def _integer(name: str, default: int) -> int:
+def _integer(name: str, default: int, least: int = 1) -> int:
     text = os.environ.get(name, str(default))
-    if not text.isdigit() or int(text) < 1:
-        raise ULDError(f"{name}={text!r} must be a whole number of at least 1.")
+    if not text.isdigit() or int(text) < least:
+        raise ULDError(f"{name}={text!r} must be a whole number of at least {least}.")
     return int(text)
 
 
 def batch_size() -> int:
     """Images a forward pass in stages without gradients; results do not depend on it beyond float rounding."""
     return _integer("ULD_BATCH", 32)
+
+
+def batches(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Rows (n,) in pieces of at most `batch_size()`; one empty piece of none."""
+    return np.split(rows, np.arange(batch_size(), len(rows), batch_size()))
+
+
+def workers() -> int:
+    """Threads that read training batches ahead; results do not depend on it."""
+    return _integer("ULD_WORKERS", 1, least=0)
 
 
 def threads() -> int:

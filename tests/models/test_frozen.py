@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from uld import coords
+from uld import coords, models
 from uld.errors import ArtifactError, ULDError
 from uld.models import frozen
 from uld.models.frozen import FrozenHead, FrozenParams
@@ -124,17 +124,26 @@ def test_centring_by_image_takes_off_what_is_constant_in_one() -> None:
 def test_saved_and_loaded(tmp_path: Path) -> None:
     for centre in ("image", "dataset"):
         head = fit(centre=centre)
-        head.save(tmp_path / centre)
-        loaded = frozen.load(tmp_path / centre)
+        models.save(head, tmp_path / centre, "its backbone")
+        loaded = models.load(tmp_path / centre, "its backbone")
+        assert isinstance(loaded, FrozenHead)
+        assert not loaded.training
         assert torch.equal(loaded(read(np.arange(2))), head(read(np.arange(2))))
         assert (loaded.names, loaded.channels, loaded.grid, loaded.centre) == (head.names, head.channels, GRID, centre)
     with pytest.raises(ArtifactError, match=r"head.json is missing: run `dvc repro bootstrap`"):
-        frozen.load(tmp_path)
+        models.load(tmp_path, "its backbone")
+
+
+def test_a_head_for_another_backbone_is_refused(tmp_path: Path) -> None:
+    models.save(fit(), tmp_path, "its backbone")
+    with pytest.raises(ArtifactError, match=r"made for the features of another backbone: run `dvc repro bootstrap`"):
+        models.load(tmp_path, "another backbone")
 
 
 def test_the_same_generator_gives_the_same_head(tmp_path: Path) -> None:
     for n in "ab":
-        fit().save(tmp_path / n)
+        models.save(fit(), tmp_path / n, "backbone")
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"head.json", "head.safetensors"}
     for name in ("head.json", "head.safetensors"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 

@@ -4,10 +4,8 @@ The paper's aggregator (eq. 2) has weights, but ZeroShot has nothing to train th
 weights and a linear bottleneck fitted without labels: per-channel z-scores, then a joint PCA.
 """
 
-import json
 from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -15,22 +13,19 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from safetensors.torch import load_file, save_file
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from uld import coords
-from uld.errors import ArtifactError, ULDError
+from uld.errors import ULDError
 from uld.features.store import Features
 from uld.params import CLOSED
 
 
 @dataclass(frozen=True, config=CLOSED)
-class FrozenParams:
-    """The training-free head."""
+class ProjectionParams:
+    """Training-free descriptors: which features they are made of, and how."""
 
-    head: Literal["frozen"]
-    features: str  # the feature store it reads: a line of `networks`
     layers: tuple[tuple[int, int], ...]  # (block, resnet); all timesteps of the store are taken
     dims: Annotated[int, Field(ge=1)]  # D, descriptor length
     grid: Annotated[int, Field(ge=2)]  # G, cells a side
@@ -40,6 +35,14 @@ class FrozenParams:
     whiten: Annotated[float, Field(ge=0, le=1)]  # 0: PCA, 1: every component has the same variance
     images: Annotated[int, Field(ge=1)]  # training images to fit on, at most
     points: Annotated[int, Field(ge=1)]  # random positions an image
+
+
+@dataclass(frozen=True, config=CLOSED)
+class FrozenParams(ProjectionParams):
+    """A start that is not trained."""
+
+    head: Literal["frozen"]
+    features: str  # the feature store it reads: a line of `networks`
 
 
 class FrozenHead(nn.Module):
@@ -71,29 +74,10 @@ class FrozenHead(nn.Module):
         assert total is not None
         return F.normalize(total + self.offset[:, None, None], dim=1)
 
-    def save(self, folder: Path) -> None:
-        """Write head.json and head.safetensors."""
-        folder.mkdir(parents=True, exist_ok=True)
-        about = {
-            "head": "frozen",
-            "names": self.names,
-            "channels": self.channels,
-            "dims": len(self.offset),
-            "grid": self.grid,
-            "centre": self.centre,
-        }
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / "head.safetensors")
-        (folder / "head.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
-
-
-def load(folder: Path) -> FrozenHead:
-    """The head saved in artifacts/rounds/<start>/ or in a detector bundle."""
-    if not (folder / "head.json").is_file():
-        raise ArtifactError(f"{folder}/head.json is missing: run `dvc repro bootstrap`.")
-    about = json.loads((folder / "head.json").read_text())
-    head = FrozenHead(about["names"], about["channels"], about["dims"], about["grid"], about["centre"])
-    head.load_state_dict(load_file(folder / "head.safetensors"))
-    return head.eval()
+    def about(self) -> dict[str, Any]:
+        """The arguments of the constructor, for a file."""
+        keys = ("names", "channels", "grid", "centre")
+        return {key: getattr(self, key) for key in keys} | {"dims": len(self.offset)}
 
 
 def centred(value: Tensor, mean: Tensor, how: str) -> Tensor:
@@ -102,7 +86,7 @@ def centred(value: Tensor, mean: Tensor, how: str) -> Tensor:
 
 
 def fit(
-    params: FrozenParams,
+    params: ProjectionParams,
     read: Callable[[NDArray[np.int64]], Features],
     inside: Callable[[NDArray[np.int64]], NDArray[np.bool_]],
     rows: NDArray[np.int64],

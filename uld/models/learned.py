@@ -1,0 +1,129 @@
+"""The trained model Psi of the D-ULD family: aggregator, descriptor head and detector head on frozen features.
+
+Descriptors begin as those of the training-free head and learn what to add to them, so a round of self-training starts
+from what ZeroShot knows instead of from noise.
+"""
+
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from uld.features.store import Features
+from uld.models.aggregator import Aggregator
+from uld.models.frozen import FrozenHead
+from uld.params import CLOSED
+
+# `linear`: a matrix on the training-free descriptors; `convolution`: a head on the aggregated map, as in the paper
+Descriptor = Literal["linear", "convolution"]
+QUIET = -3.0  # first logit of the detector: few points, as in the targets
+
+
+@dataclass(frozen=True, config=CLOSED)
+class ModelParams:
+    """Sizes of the trained model."""
+
+    layers: tuple[tuple[int, int], ...]  # (block, resnet) that the aggregator reads
+    timesteps: tuple[int, ...]
+    middle: Annotated[int, Field(ge=1)]  # channels inside a bottleneck
+    width: Annotated[int, Field(ge=1)]  # W, channels of the aggregated map
+    groups: Annotated[int, Field(ge=1)]  # of every group norm
+    hidden: Annotated[int, Field(ge=1)]  # channels inside a head
+    descriptor: Descriptor
+    aggregate_at: Literal["native", "grid"]
+    published: str | None  # a checkpoint of Diffusion Hyperfeatures to start from; it saw labels
+
+
+class LearnedHead(nn.Module):
+    """Features -> descriptors (B, D, G, G) of unit length and heat maps (B, C, G, G) in [0, 1].
+
+    C is 1 (where there are points, D-ULD) or K (a channel a landmark, stage 2 of Mallis).
+    """
+
+    def __init__(
+        self, base: FrozenHead, aggregate: Aggregator, hidden: int, descriptor: Descriptor, channels: int = 1
+    ) -> None:
+        super().__init__()
+        self.base, self.aggregate, self.hidden, self.descriptor = base, aggregate, hidden, descriptor
+        dims = len(base.offset)
+        self.describe: nn.Module = nn.Conv2d(dims, dims, 1)
+        if descriptor == "convolution":
+            self.describe = _head(aggregate, hidden, dims)
+        nn.init.zeros_(list(self.describe.parameters())[-2])  # adds nothing yet
+        nn.init.zeros_(list(self.describe.parameters())[-1])
+        self.detect, self.channels = _head(aggregate, hidden, channels), channels
+        nn.init.constant_(list(self.detect.parameters())[-1], QUIET)
+        for number, size in enumerate(aggregate.channels):
+            self.register_buffer(f"scale{number}", torch.ones(size, 1, 1))
+
+    @property
+    def grid(self) -> int:
+        """G."""
+        return self.base.grid
+
+    @property
+    def names(self) -> list[str]:
+        """Feature maps that the model reads."""
+        return list(dict.fromkeys([*self.base.names, *self.aggregate.names]))
+
+    def forward(self, features: Features) -> Tensor:
+        """Descriptors only."""
+        return self.maps(features)[0]
+
+    def maps(self, features: Features) -> tuple[Tensor, Tensor]:
+        """Descriptors and the logits of the heat maps."""
+        aggregated = self.aggregate({name: self._scaled(features[name], i) for i, name in self._numbered()})
+        base = self.base(features)
+        added = self.describe(base if self.descriptor == "linear" else aggregated)
+        return F.normalize(base + added, dim=1), self.detect(aggregated)
+
+    def fit_scale(self, features: Features) -> None:
+        """Take the spread of each channel from a sample of images {name: (n, C, h, w)}, image means taken off."""
+        for i, name in self._numbered():
+            value = features[name].to(self.base.offset.device)
+            std = (value - value.mean((2, 3), keepdim=True)).std((0, 2, 3)).clamp_min(1e-6)
+            self.get_buffer(f"scale{i}").copy_(std[:, None, None])
+
+    def with_channels(self, channels: int) -> "LearnedHead":
+        """The same model with a new last layer of the detector, for C = `channels` heat maps."""
+        other = LearnedHead(self.base, self.aggregate, self.hidden, self.descriptor, channels)
+        last = f"detect.{len(self.detect) - 1}."
+        state = {name: value for name, value in self.state_dict().items() if not name.startswith(last)}
+        other.load_state_dict(state, strict=False)
+        return other.to(self.base.offset.device)
+
+    def groups(self, lr: float, descriptor_lr: float) -> list[dict[str, Any]]:
+        """Trained parameters for an optimiser, the descriptor head's with a learning rate of its own."""
+        own = {id(one) for one in self.describe.parameters()}
+        rest = [one for one in self.parameters() if id(one) not in own]
+        return [{"params": rest, "lr": lr}, {"params": list(self.describe.parameters()), "lr": descriptor_lr}]
+
+    def about(self) -> dict[str, Any]:
+        """The arguments of the constructor, for a file."""
+        return {
+            "base": self.base.about(),
+            "aggregator": self.aggregate.about(),
+            "hidden": self.hidden,
+            "descriptor": self.descriptor,
+            "channels": self.channels,
+        }
+
+    def _numbered(self) -> list[tuple[int, str]]:
+        return list(enumerate(self.aggregate.names))
+
+    def _scaled(self, value: Tensor, number: int) -> Tensor:
+        value = value.to(self.base.offset.device)
+        return (value - value.mean((2, 3), keepdim=True)) / self.get_buffer(f"scale{number}")
+
+
+def _head(aggregate: Aggregator, hidden: int, outputs: int) -> nn.Sequential:
+    """Two layers on the aggregated map (B, W, G, G) -> (B, outputs, G, G)."""
+    return nn.Sequential(
+        nn.Conv2d(aggregate.width, hidden, 3, padding=1),
+        nn.ReLU(),
+        nn.GroupNorm(aggregate.groups, hidden),
+        nn.Conv2d(hidden, outputs, 1),
+    )
