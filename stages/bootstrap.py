@@ -5,25 +5,35 @@ from pathlib import Path
 
 import numpy as np
 
-from uld import artifacts, params, runtime
+from uld import artifacts, models, params, runtime
+from uld.bootstrap import BootstrapParams, bootstrap, teacher
 from uld.crops import Crops
 from uld.features import gates, source
 from uld.features.store import FeatureStore
 from uld.models import frozen
+from uld.models.frozen import FrozenParams
 
 
 def main() -> None:
     key = sys.argv[1]
-    block = params.read(frozen.FrozenParams, f"starts.{key}")
+    block = params.read(FrozenParams | BootstrapParams, f"starts.{key}")
     seed = params.read(int, "seed")
     store = FeatureStore(Path(f"artifacts/features/{block.features}.zarr"))
     crops = Crops(Path("artifacts/roi/crops.zarr"))
     boxes = artifacts.read_boxes(Path("artifacts/roi/boxes.csv"))
     rows = np.flatnonzero(boxes["split"].to_numpy() == "train")
-    chosen = np.sort(runtime.rng(seed, f"head-{key}").permutation(rows)[: block.images])
-    place = source.frames(store, crops, boxes, block.grid)
-    head = frozen.fit(block, store.read, place.inside, chosen, runtime.rng(seed, "head-points"))
-    head.save(Path(f"artifacts/rounds/{key}"))
+    out = Path(f"artifacts/rounds/{key}")
+    head: models.Head
+    if isinstance(block, FrozenParams):
+        place = source.frames(store, crops, boxes, block.grid)
+        chosen = np.sort(runtime.rng(seed, f"head-{key}").permutation(rows)[: block.images])
+        head = frozen.fit(block, store.read, place.inside, chosen, runtime.rng(seed, "head-points"))
+    else:
+        place = source.frames(store, crops, boxes, block.projection.grid)
+        taught = params.read(teacher(block.keypoints), f"keypoints.{block.keypoints}")
+        head, history = bootstrap(block, taught, store, place, crops, rows, seed, key)
+        artifacts.write_table(out / "training.csv", history)
+    models.save(head, out, store.spec["backbone"])
     tried = gates.sample(rows)
     figures = gates.measure(source.from_store(store, head, crops, boxes), tried, runtime.rng(seed, "gates"))
     baseline = gates.measure(gates.colour(crops, place, store.mirrored), tried, runtime.rng(seed, "gates"))

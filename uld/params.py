@@ -73,14 +73,15 @@ def build(kind: type[T], block: Any, key: str, where: str = "params.yaml") -> T:
 
 
 def _meant(kind: Any, block: Any, place: str) -> Any:
-    """Of a union of blocks, the one whose literal `kind` is the block's, so that only its own errors are told."""
-    table = {name: one for one in get_args(kind) for name in get_args(getattr(one, "__annotations__", {}).get("kind"))}
-    if not table:
-        return kind
-    chosen = block.get("kind") if isinstance(block, dict) else block
-    if str(chosen) not in table:
-        raise ParamsError(f"{place}.kind: must be one of {', '.join(table)}, not {chosen!r}.")
-    return table[str(chosen)]
+    """Of a union of blocks, the one whose literal `kind` (or `head`) is the block's: only its own errors are told."""
+    for key in ("kind", "head"):
+        table = {name: one for one in get_args(kind) for name in get_args(getattr(one, "__annotations__", {}).get(key))}
+        if table:
+            chosen = block.get(key) if isinstance(block, dict) else block
+            if str(chosen) not in table:
+                raise ParamsError(f"{place}.{key}: must be one of {', '.join(table)}, not {chosen!r}.")
+            return table[str(chosen)]
+    return kind
 
 
 def _say(error: Any) -> str:
