@@ -48,6 +48,16 @@ class Match:
     dense_score: NDArray[np.float32]
     label: NDArray[np.int64]
 
+    @property
+    def best_xy(self) -> NDArray[np.float32]:
+        """Exemplars (B, K, 2), and the most similar cell where a cluster won none: always there."""
+        return np.where(np.isfinite(self.xy), self.xy, self.dense_xy)
+
+    @property
+    def best_score(self) -> NDArray[np.float32]:
+        """Scores (B, K) of `best_xy`."""
+        return np.where(np.isfinite(self.score), self.score, self.dense_score)
+
 
 def dense(descriptors: torch.Tensor, inside: torch.Tensor, centroids: NDArray[np.float32], refine: bool) -> Match:
     """Exemplar assignment over all cells of the ROI, in place of the paper's random test pixels.
@@ -79,18 +89,27 @@ def _dense(
     own = label[:, None] == torch.arange(len(centroids), device=label.device)[:, None, None]
     roi = inside | ~inside.flatten(1).any(dim=1)[:, None, None]
     cosine = cosine.masked_fill(~roi[:, None], -torch.inf)
-    exemplar = _best(cosine.masked_fill(~own, -torch.inf), cosine, refine)
-    return (*exemplar, *_best(cosine, cosine, refine), label)
+    exemplar = best(cosine.masked_fill(~own, -torch.inf), cosine, refine)
+    return (*exemplar, *best(cosine, cosine, refine), label)
 
 
-def _best(allowed: torch.Tensor, cosine: torch.Tensor, refine: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """xy (B, K, 2) and score (B, K) of the highest allowed cell, NaN where none is; refined on the whole surface."""
-    batch, k, grid, _ = cosine.shape
+def best(allowed: torch.Tensor, surface: torch.Tensor, refine: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Highest cell of each map.
+
+    Args:
+        allowed: (B, K, G, G), -inf at cells that may not be chosen.
+        surface: (B, K, G, G), -inf where there is no value: what the quadratic around the cell is taken of.
+        refine: move to the top of that quadratic, by at most half a cell.
+
+    Returns:
+        xy (B, K, 2) in cells and the score (B, K) of the cell, NaN where none is allowed.
+    """
+    batch, k, grid, _ = surface.shape
     score, flat = allowed.flatten(2).max(dim=2)
     cell = torch.stack([flat % grid, flat // grid], dim=2)
-    xy = cell.to(cosine.dtype)
+    xy = cell.to(surface.dtype)
     if refine:
-        maps = torch.arange(batch * k, device=cosine.device)
-        xy = xy + nms.quadratic(cosine.flatten(0, 1), maps, cell.flatten(0, 1)).view(batch, k, 2)
+        maps = torch.arange(batch * k, device=surface.device)
+        xy = xy + nms.quadratic(surface.flatten(0, 1), maps, cell.flatten(0, 1)).view(batch, k, 2)
     missing = score == -torch.inf
     return xy.masked_fill(missing[..., None], torch.nan), score.masked_fill(missing, torch.nan)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from uld import runtime
+from uld import coords, runtime
 from uld.methods.base import Source
 
 log = logging.getLogger(__name__)
@@ -26,12 +27,12 @@ class Draw:
         """Row (B * n,) of each position, in the order of `batches`."""
         return np.repeat(self.rows, self.uniform.shape[1])
 
-    def batches(self, source: Source) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
+    def batches(self, source: Source, view: int = 0) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
         """Batch by batch, rows (b,) and positions xy (b, n, 2) in cells. They do not depend on the batch size."""
         size = runtime.batch_size()
         for start in range(0, len(self.rows), size):
             rows = self.rows[start : start + size]
-            yield rows, place(source.inside(rows), torch.from_numpy(self.uniform[start : start + size]))
+            yield rows, place(source.inside(rows, view), torch.from_numpy(self.uniform[start : start + size]))
 
 
 def draw(rows: NDArray[np.int64], points: int, cap: int, rng: np.random.Generator) -> Draw:
@@ -64,3 +65,18 @@ def place(inside: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     nth = torch.minimum((uniform[..., 0] * count).long(), count - 1)
     cell = torch.searchsorted(reached, nth, right=True)
     return torch.stack([cell % grid, cell // grid], dim=2) + uniform[..., 1:] - 0.5
+
+
+def describe(source: Source, positions: Draw, view: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Positions (M, 2) in cells of a view and their bilinear descriptors (M, D) of unit length."""
+    xy = np.empty((positions.uniform[..., 0].size, 2), dtype=np.float32)
+    x = np.empty((0, 0), dtype=np.float32)
+    done = 0
+    for rows, at in positions.batches(source, view):
+        part = F.normalize(coords.sample(source.describe(rows, view), at), dim=2).flatten(0, 1).cpu().numpy()
+        if not done:
+            x = np.empty((len(xy), part.shape[1]), dtype=np.float32)
+        xy[done : done + len(part)] = at.flatten(0, 1).cpu().numpy()
+        x[done : done + len(part)] = part
+        done += len(part)
+    return xy, x

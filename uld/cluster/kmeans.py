@@ -83,6 +83,13 @@ def nearest(x: NDArray[np.float32], centroids: NDArray[np.float32]) -> tuple[NDA
     return np.asarray(label[:, 0], dtype=np.int64), np.asarray(distance[:, 0], dtype=np.float32)
 
 
+def of(x: NDArray[np.float32], centroids: NDArray[np.float32]) -> Clusters:
+    """The clusters that given centroids (K, D) make of points (M, D)."""
+    labels, distance = nearest(x, centroids)
+    counts = np.bincount(labels, minlength=len(centroids))
+    return Clusters(centroids, labels, distance, counts, float(distance.sum(dtype=np.float64)), len(x))
+
+
 def _check(x: NDArray[np.float32], k: int, cap: int) -> None:
     if min(len(x), cap) < k:
         raise ULDError(

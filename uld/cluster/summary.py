@@ -6,14 +6,12 @@ from numpy.typing import NDArray
 from uld.artifacts import Landmarks
 from uld.cluster.assign import exemplars
 from uld.cluster.kmeans import Clusters
-from uld.methods.base import Source
 
 EXEMPLARS = 8
 SAMPLE = 2_000
 
 
 def summarise(
-    source: Source,
     image: NDArray[np.int64],
     xy: NDArray[np.float32],
     x: NDArray[np.float32],
@@ -23,9 +21,8 @@ def summarise(
     """Landmarks of K clusters of M points.
 
     Args:
-        source: converts cells to image pixels.
         image: (M,) row of each point.
-        xy: (M, 2) its position in cells.
+        xy: (M, 2) its position in image pixels.
         x: (M, D) what was clustered.
         clusters: of `x`.
         rng: draws the sample of `x`.
@@ -40,7 +37,7 @@ def summarise(
     exemplar_image = np.full((k, EXEMPLARS), -1, dtype=np.int64)
     exemplar_xy = np.full((k, EXEMPLARS, 2), np.nan, dtype=np.float32)
     exemplar_image[label, place] = image[best]
-    exemplar_xy[label, place] = source.to_image(image[best], xy[best][:, None])[:, 0]
+    exemplar_xy[label, place] = xy[best]
     pick = np.sort(rng.choice(len(x), min(SAMPLE, len(x)), replace=False))
     return Landmarks(
         centroids=clusters.centroids,

@@ -1,0 +1,219 @@
+"""Pseudo-labels: where each landmark is in each training image, and in its mirror image."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uld import runtime
+from uld.artifacts import Labels
+from uld.cluster import assign, kmeans
+from uld.cluster.detect import DetectParams, Points, detect
+from uld.errors import ULDError
+from uld.methods.base import Source
+
+Rows = NDArray[np.int64]
+
+
+def hands(source: Source) -> list[int]:
+    """The untouched view and, if the bank has it, the pure mirror: a mirrored face is one more face.
+
+    A point of the mirror image gets the landmark of what it looks like there: a left eye becomes a right one.
+    """
+    return [0, *mirror(source)]
+
+
+def mirror(source: Source) -> list[int]:
+    """The pure mirror view, if the bank has it."""
+    linear = source.views[:, :, :2]
+    return [v for v in range(len(linear)) if np.allclose(linear[v], np.diag([-1.0, 1.0]))][:1]
+
+
+def turned(source: Source) -> list[int]:
+    """Views that are turned or scaled but not mirrored."""
+    return [v for v in range(1, len(source.views)) if not source.mirrored[v]]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """M detections, sorted by view and image.
+
+    image (M,) row of boxes.csv; view (M,) of the bank; xy (M, 2) in image pixels; descriptor (M, D) of unit length.
+    """
+
+    image: Rows
+    view: NDArray[np.int64]
+    xy: NDArray[np.float32]
+    descriptor: NDArray[np.float32]
+
+    def take(self, index: NDArray[np.integer] | NDArray[np.bool_]) -> "Pool":
+        """Some of them."""
+        return Pool(self.image[index], self.view[index], self.xy[index], self.descriptor[index])
+
+    def per_image(self, source: Source, rows: Rows) -> NDArray[np.int64]:
+        """How many (V, n) each of the images `rows` (n,), sorted, has in each of its V hands."""
+        return np.stack(
+            [
+                np.bincount(np.searchsorted(rows, self.image[self.view == view]), minlength=len(rows))
+                for view in hands(source)
+            ]
+        )
+
+
+def pool(source: Source, rows: Rows, params: DetectParams) -> Pool:
+    """Detections in the images `rows`, each hand on its own; of several heat maps the highest counts.
+
+    Raises:
+        ULDError: there are none.
+    """
+    parts = []
+    for view in hands(source):
+        for batch in runtime.batches(rows):
+            descriptors, heat = source.maps(batch, view)
+            points = detect(descriptors, heat.amax(1), source.inside(batch, view), params)
+            image = batch[points.image]
+            xy = source.to_image(image, points.xy[:, None], view)[:, 0]
+            parts.append((image, np.full(len(image), view), xy, points.descriptor))
+    found = Pool(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    if not len(found.image):
+        raise ULDError("no point is detected in any training image: lower steps.*.detect.threshold or raise least.")
+    return found
+
+
+def closest(points: Pool, centroids: NDArray[np.float32]) -> tuple[Pool, NDArray[np.int64]]:
+    """The detections that are the nearest of their image and view to their nearest centroid (Mallis, chapter 6).
+
+    Returns:
+        The detections, and the label (P,) of each: no two of an image and view have the same.
+    """
+    own, distance = kmeans.nearest(points.descriptor, centroids)
+    image = points.view * (points.image.max(initial=0) + 1) + points.image
+    best = assign.exemplars(image, own, distance)
+    return points.take(best), own[best]
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Landmarks of n images in one view, in cells: dense matches, and exemplar detections, NaN where there is none.
+
+    rows (n,); dense_xy, xy (n, K, 2); dense_score, score (n, K), cosine to the centroid; points (n,) detections.
+    """
+
+    rows: Rows
+    view: int
+    dense_xy: NDArray[np.float32]
+    dense_score: NDArray[np.float32]
+    xy: NDArray[np.float32]
+    score: NDArray[np.float32]
+    points: NDArray[np.int64]
+
+
+def mark(source: Source, rows: Rows, view: int, centroids: NDArray[np.float32], params: DetectParams) -> Marks:
+    """Dense matches and exemplar detections in the images `rows`."""
+    parts = []
+    for batch in runtime.batches(rows):
+        descriptors, heat = source.maps(batch, view)
+        inside = source.inside(batch, view)
+        match = assign.dense(descriptors, inside, centroids, refine=True)
+        points = detect(descriptors, heat.amax(1), inside, params)
+        xy, score = exemplars(points, centroids, len(batch))
+        count = np.bincount(points.image, minlength=len(batch))
+        parts.append((match.best_xy, match.best_score, xy, score, count))
+    return Marks(rows, view, *(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def exemplars(
+    points: Points, centroids: NDArray[np.float32], images: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Of each image and centroid the nearest of the points that are nearer to it than to other centroids.
+
+    Returns:
+        xy (images, K, 2) in cells and cosine (images, K) to the centroid, NaN where a centroid won no point.
+    """
+    xy = np.full((images, len(centroids), 2), np.nan, dtype=np.float32)
+    score = np.full((images, len(centroids)), np.nan, dtype=np.float32)
+    if len(points.image):
+        label, distance = kmeans.nearest(points.descriptor, centroids)
+        best = assign.exemplars(points.image, label, distance)
+        place = points.image[best], label[best]
+        xy[place] = points.xy[best]
+        score[place] = cosine(points.descriptor[best], centroids[label[best]])
+    return xy, score
+
+
+def cosine(x: NDArray[np.float32], centroid: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cosine (P,) of descriptors (P, D) of unit length to a centroid each."""
+    return np.asarray((x * centroid).sum(1) / np.maximum(np.linalg.norm(centroid, axis=1), 1e-12))
+
+
+def to_labels(source: Source, marked: list[Marks], join: float | None, fill: float | None) -> Labels:
+    """What a round is trained on.
+
+    Args:
+        marked: one entry a hand.
+        join: cells; an exemplar detection farther from the dense match of its landmark is no label. None: all are.
+        fill: where no detection is a label the dense match is, but for this share of each landmark's worst. None: none.
+    """
+    parts = []
+    for one in marked:
+        detected = np.isfinite(one.score)
+        if join is not None:
+            detected &= np.nan_to_num(np.linalg.norm(one.xy - one.dense_xy, axis=2), nan=np.inf) <= join
+        sure = np.zeros_like(detected)
+        if fill is not None:
+            sure = one.dense_score >= np.quantile(one.dense_score, fill, axis=0)
+        image, slot = np.nonzero(detected | sure)
+        taken = detected[image, slot]
+        cells = np.where(taken[:, None], one.xy[image, slot], one.dense_xy[image, slot])
+        score = np.where(taken, one.score[image, slot], one.dense_score[image, slot])
+        xy = source.to_image(one.rows[image], cells[:, None], one.view)[:, 0]
+        parts.append((one.rows[image], np.full(len(image), one.view), slot, xy, score, taken))
+    return Labels(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def of_pool(points: Pool, label: NDArray[np.int64], centroids: NDArray[np.float32]) -> Labels:
+    """Detections and the label (M,) of each as what a round is trained on."""
+    score = cosine(points.descriptor, centroids[label])
+    return Labels(points.image, points.view, label, points.xy, score, np.ones(len(label), dtype=np.bool_))
+
+
+def table(labels: Labels, rows: Rows, view: int, count: int) -> NDArray[np.float32]:
+    """Labels of one view as (n, K, 2) image pixels, NaN where there is none, for the images `rows` (n,), sorted."""
+    xy = np.full((len(rows), count, 2), np.nan, dtype=np.float32)
+    mine = (labels.view == view) & np.isin(labels.image, rows)
+    xy[np.searchsorted(rows, labels.image[mine]), labels.label[mine]] = labels.xy[mine]
+    return xy
+
+
+def health(source: Source, marked: list[Marks], labels: Labels, previous: Labels | None) -> dict[str, float]:
+    """Figures of a round (docs/artifacts.md): detections and labels an image, and how many labels moved.
+
+    Args:
+        previous: labels of the round before. A label has changed if it moved by more than two cells.
+    """
+    out = census(np.concatenate([one.points for one in marked]), labels)
+    if previous is not None and len(previous.image) and len(labels.image):
+        count = int(max(labels.label.max(), previous.label.max())) + 1
+        gaps = [_gap(source, one, labels, previous, count) for one in marked]
+        moved = np.concatenate(gaps)
+        out["label_change"] = float((moved > 2).mean()) if len(moved) else 1.0
+    return out
+
+
+def census(points: NDArray[np.int64], labels: Labels) -> dict[str, float]:
+    """Detections and labels an image, given the detections of each image and hand."""
+    return {
+        "detections": float(points.mean()),
+        "without_detection": float((points == 0).mean()),
+        "labels": len(labels.image) / points.size,
+        "labels_detected": float(labels.detected.mean()) if len(labels.image) else 0.0,
+    }
+
+
+def _gap(source: Source, one: Marks, labels: Labels, previous: Labels, count: int) -> NDArray[np.float32]:
+    """Distances in cells between the labels that an image has in both rounds."""
+    now, then = (
+        source.to_cells(one.rows, table(each, one.rows, one.view, count), one.view) for each in (labels, previous)
+    )
+    gap = np.linalg.norm(now - then, axis=2)
+    return gap[np.isfinite(gap)]
