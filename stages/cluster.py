@@ -15,12 +15,14 @@ def main() -> None:
     method = kind(params.read(kind.Params, f"steps.{chosen.step}"))
     boxes, described = detector.cached("trained", chosen.start)
     rows = np.flatnonzero(boxes["split"].to_numpy() == "train")
-    rng = runtime.rng(params.read(int, "seed"), f"cluster-{key}")
-    found = method.discover(described, rows, params.read(int, "landmarks"), rng)
+    rng = runtime.rng(params.read(int, "seed"), f"discover-{chosen.step}")  # rows discover with the same draw
+    previous = detector.last_labels(chosen.start)
+    found = method.discover(described, rows, params.read(int, "landmarks"), rng, previous)
+    marked = method.label(described, found.landmarks, rows, rng, previous)
     out = Path(f"artifacts/labels/{key}")
     artifacts.write_landmarks(out / "landmarks.h5", found.landmarks)
-    artifacts.write_labels(out / "labels.h5", detector.label(method, found.landmarks, described, rows))
-    artifacts.write_json(out / "quality.json", found.quality)
+    artifacts.write_labels(out / "labels.h5", marked.labels)
+    artifacts.write_json(Path(f"metrics/rounds/{key}.json"), found.quality | marked.health)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,12 @@ OUT = Path("report")
 
 
 def main() -> None:
-    """Read `report`, `dataset`, `variants` and the first of `evaluate.protocols`; write index.html and its PNGs."""
+    """Read `report`, the names of data set, rows and rounds and the first protocol; write index.html and its PNGs."""
     chosen = params.read(source.ReportParams, "report")
     rows = list(params.read(dict[str, Any], "variants"))
     protocol = next(iter(choose(params.read(tuple[str, ...], "evaluate.protocols"))))
-    run = source.read(chosen, rows, params.read(str, "dataset"), protocol, Path("params.yaml"))
+    rounds = {name: block["step"] for name, block in params.read(dict[str, dict[str, str]], "rounds").items()}
+    run = source.read(chosen, rows, rounds, params.read(str, "dataset"), protocol, Path("params.yaml"))
     report = page.render(run, chosen)
     for name, data in {**report.pictures, "index.html": report.html.encode()}.items():
         with artifacts.atomic(OUT / name) as part:

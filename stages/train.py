@@ -1,21 +1,33 @@
-"""One round of self-training: the head that its start model becomes when it learns the round's pseudo-labels."""
+"""One round of self-training: the model that its start becomes when it learns the round's pseudo-labels."""
 
 import sys
 from pathlib import Path
 
-from uld import artifacts, detector, methods, params, runtime
-from uld.models import frozen
+from uld import artifacts, detector, methods, models, params, runtime
+from uld.methods.base import Training
 
 
 def main() -> None:
     key = sys.argv[1]
     chosen = params.read(detector.RoundParams, f"rounds.{key}")
     kind = methods.load(chosen.step)
-    method = kind(params.read(kind.Params, f"steps.{chosen.step}"))
-    head = frozen.load(Path(f"artifacts/rounds/{chosen.start}"))
-    labels = artifacts.read_labels(Path(f"artifacts/labels/{key}/labels.h5"))
-    rng = runtime.rng(params.read(int, "seed"), f"train-{key}")
-    method.train(head, labels, rng).save(Path(f"artifacts/rounds/{key}"))
+    block = params.read(kind.Params, f"steps.{chosen.step}")
+    seed = params.read(int, "seed")
+    labels, out = Path(f"artifacts/labels/{key}/labels.h5"), Path(f"artifacts/rounds/{key}")
+    head, bank, backbone = detector.trainable("trained", chosen.start)
+    inputs = [labels, Path(f"artifacts/rounds/{chosen.start}/head.safetensors")]
+    state = runtime.scratch(f"train-{key}", params=block, seed=seed, inputs=[artifacts.sha256(path) for path in inputs])
+    training = Training(
+        artifacts.read_labels(labels),
+        bank,
+        lambda step: runtime.rng(seed, f"train-{key}", step),
+        state / "state.pt",
+        f"round {key}",
+    )
+    head, history = kind(block).train(head, training)
+    models.save(head, out, backbone)
+    artifacts.write_table(out / "training.csv", history)
+    artifacts.write_labels(out / "labels.h5", training.labels)
 
 
 if __name__ == "__main__":

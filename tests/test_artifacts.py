@@ -73,7 +73,9 @@ def test_predictions_come_back(tmp_path: Path, images: int, count: int) -> None:
 @pytest.mark.parametrize("points", [0, 5])
 def test_labels_come_back(tmp_path: Path, points: int) -> None:
     xy = np.arange(2.0 * points).reshape(points, 2).astype(np.float32)
-    want = Labels(np.arange(points), np.arange(points) % 2, xy, np.ones(points, np.float32))
+    number = np.arange(points)
+    score = np.linspace(0, 1, points, dtype=np.float32)
+    want = Labels(number, number // 3, number % 2, xy, score, number % 3 == 0)
     artifacts.write_labels(tmp_path / "labels.h5", want)
     same(want, artifacts.read_labels(tmp_path / "labels.h5"))
 

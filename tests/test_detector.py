@@ -4,14 +4,16 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from uld import artifacts, crops, detector, methods, roi, runtime
-from uld.artifacts import Landmarks, Predictions
+from uld import artifacts, crops, detector, methods, models, roi, runtime
+from uld.artifacts import Labels, Landmarks, Predictions
 from uld.crops import Crops
 from uld.detector import Detector, RowParams
 from uld.errors import ArtifactError, BackboneError
@@ -23,15 +25,33 @@ from uld.features.source import frames
 from uld.features.store import FeatureStore
 from uld.images import decode
 from uld.models import frozen
+from uld.models.aggregator import Aggregator
 from uld.models.frozen import FrozenParams
+from uld.models.learned import LearnedHead
 from uld.roi.full import Full, FullParams
 
 COUNT, GRID, CROP = 4, 16, 32
 ROI = roi.RoiParams(providers=("full",), margin=0.1, crop=CROP, max_missing=0.0)
 READOUT = ReadoutParams(((0, 1), (1, 0)), (24, 142), "add_noise", 50, "float32")
 BANK = (ViewParams(False, 0, 1), ViewParams(True, 0, 1))
-HEAD = FrozenParams("frozen", "trained", ((0, 1), (1, 0)), 8, GRID, "image", 0.5, 8, 60)
-BLOCKS = {"zeroshot": {"points": 60, "cap": 1000, "restarts": 2, "iterations": 20, "refine": True}, "mean_shape": {}}
+HEAD = FrozenParams(((0, 1), (1, 0)), 8, GRID, "image", 0.5, 8, 60, "frozen", "trained")
+KMEANS = {"points": 60, "cap": 1000, "restarts": 2, "iterations": 20}
+BLOCKS: dict[str, dict[str, Any]] = {
+    "zeroshot": KMEANS | {"refine": True},
+    "mean_shape": {},
+    "duld": KMEANS
+    | {
+        "pool": "detections",
+        "surplus": 1,
+        "recentre": 0,
+        "images": 6,
+        "detect": {"radius": 1, "threshold": 0.3, "least": 0, "cap": 6},
+        "join": None,
+        "fill": None,
+        "train": dict.fromkeys(("steps", "pairs", "lr", "descriptor_lr", "sigma", "margin", "negatives", "apart"), 1)
+        | {"other": 0.5, "descriptor_weight": 1},
+    },
+}
 
 
 def photograph(seed: int) -> np.ndarray:
@@ -54,7 +74,14 @@ def photograph(seed: int) -> np.ndarray:
 class Project:
     """An artifacts/ tree as the stages make it, up to the heads."""
 
-    def __init__(self, folder: Path, model: Path, trained: bool = True, reduction: ReduceParams | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        model: Path,
+        trained: bool = True,
+        reduction: ReduceParams | None = None,
+        learned: bool = False,
+    ) -> None:
         self.root, photos = folder / "artifacts", folder / "photos"
         photos.mkdir(parents=True)
         names = [f"{n}.png" for n in range(9)]
@@ -73,8 +100,24 @@ class Project:
         extract.fill(self.root / "features/trained.zarr", reader, cut, self.boxes, network, reduction, 0)
         store = FeatureStore(self.root / "features/trained.zarr")
         place = frames(store, cut, self.boxes, GRID)
-        head = frozen.fit(HEAD, store.read, place.inside, np.arange(6), runtime.rng(0, "head-points"))
-        head.save(self.root / "rounds/frozen")
+        head: models.Head = frozen.fit(HEAD, store.read, place.inside, np.arange(6), runtime.rng(0, "head-points"))
+        if learned:
+            head = self.learn(head, store)
+        models.save(head, self.root / "rounds/frozen", store.spec["backbone"])
+
+    def learn(self, base: frozen.FrozenHead, store: FeatureStore) -> LearnedHead:
+        """A head as a round leaves it: random, with labels and a history beside it."""
+        channels = [store.read(np.arange(1))[name].shape[1] for name in base.names]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            head = LearnedHead(base, Aggregator(base.names, channels, 8, 16, 4, GRID), 16, "convolution")
+            for one in head.parameters():
+                torch.nn.init.normal_(one, std=0.3)
+        head.fit_scale(store.read(np.arange(6)))
+        (self.root / "rounds/frozen").mkdir(parents=True)
+        (self.root / "rounds/frozen/labels.h5").touch()
+        (self.root / "rounds/frozen/training.csv").touch()
+        return head.eval()
 
     def discover(self, step: str = "zeroshot", count: int = COUNT) -> tuple[Landmarks, Predictions, Path]:
         """Landmarks, predictions and the packed detector of one row."""
@@ -153,19 +196,27 @@ def test_the_batch_size_does_not_show(
     np.testing.assert_allclose(again.score, zeroshot[1].score, atol=1e-5)
 
 
-def test_labels_are_the_exemplars_of_the_images_asked_for(
-    project: Project, zeroshot: tuple[Landmarks, Predictions, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ULD_BATCH", "2")
-    _, source = detector.cached("trained", "frozen", project.root)
-    kind = methods.load("zeroshot")
-    rows = np.array([1, 4, 5, 8])
-    labels = detector.label(kind(kind.Params(**BLOCKS["zeroshot"])), zeroshot[0], source, rows)
-    seen = np.isfinite(zeroshot[1].xy[..., 0])
-    want = [(row, slot) for row in rows for slot in np.flatnonzero(seen[row])]
-    assert list(zip(labels.image, labels.label, strict=True)) == want
-    np.testing.assert_allclose(labels.xy, zeroshot[1].xy[labels.image, labels.label], atol=1e-3)
-    np.testing.assert_allclose(labels.score, zeroshot[1].score[labels.image, labels.label], atol=1e-5)
+def test_what_a_round_trains_on(project: Project) -> None:
+    head, bank, fingerprint = detector.trainable("trained", "frozen", project.root)
+    store = FeatureStore(project.root / "features/trained.zarr")
+    assert fingerprint == store.spec["backbone"]
+    assert bank.rows.tolist() == list(range(6))  # the training images
+    assert (bank.grid, bank.names) == (GRID, head.names)
+    assert bank.mirrored.tolist() == [False, True]
+    batch = bank.read(np.array([4, 1]), np.array([1, 0]))
+    for name, value in batch.features.items():
+        assert torch.equal(value[0], store.read(np.array([4]), 1)[name][0])
+        assert torch.equal(value[1], store.read(np.array([1]), 0)[name][0])
+
+
+def test_labels_of_the_last_round(project: Project, tmp_path: Path) -> None:
+    assert detector.last_labels("frozen", project.root) is None
+    number = np.arange(3)
+    labels = Labels(number, 0 * number, number, np.ones((3, 2), np.float32), np.ones(3, np.float32), number > 0)
+    artifacts.write_labels(tmp_path / "rounds/duld-1/labels.h5", labels)
+    found = detector.last_labels("duld-1", tmp_path)
+    assert found is not None
+    assert found.image.tolist() == [0, 1, 2]
 
 
 # --- the bundle ---
@@ -267,6 +318,22 @@ def test_other_kinds_of_features(kind: str, tmp_path: Path, pixel_folder: Path) 
     _, predictions, folder = project.discover()
     same(Detector.load(folder).detect(project.photographs), predictions, np.arange(9))
     assert bool(list(folder.glob("backbone/unet/*.safetensors"))) == (kind != "pinned")
+
+
+def test_a_trained_model_travels_without_what_it_learned_from(tmp_path: Path, pixel_folder: Path) -> None:
+    """Its detections on a photograph are those of the pipeline: heat maps count, not only descriptors."""
+    project = Project(tmp_path, pixel_folder, learned=True)
+    _, predictions, folder = project.discover("duld")
+    assert sorted(path.name for path in (folder / "head").iterdir()) == ["head.json", "head.safetensors"]
+    seen = np.isfinite(predictions.xy[..., 0])
+    assert 0.2 < seen.mean() < 1, "the test needs landmarks that are detected in some images only"
+    opened = Detector.load(folder)
+    same(opened.detect(project.photographs), predictions, np.arange(9))
+    apart = np.linalg.norm(predictions.xy - predictions.dense_xy, axis=2)[seen]
+    assert (apart > 1).any(), "detections and dense matches are two things"
+    assert isinstance(opened._head, LearnedHead)
+    torch.nn.init.constant_(list(opened._head.detect.parameters())[-1], -50)
+    assert np.isnan(opened.detect(project.photographs[:2]).xy).all()
 
 
 # --- what is refused ---

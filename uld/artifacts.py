@@ -4,6 +4,7 @@ Same inputs, same bytes: no clock, host, user or absolute path is written. Every
 the target and renames it, so a killed stage leaves no half file under a final name.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -40,6 +41,12 @@ def require(path: Path, made_by: str) -> Path:
     if not path.exists():
         raise ArtifactError(f"{path} is missing: run `dvc repro {made_by}` first.")
     return path
+
+
+def sha256(path: Path) -> str:
+    """Fingerprint of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --- tables a person opens -------------------------------------------------------------------------------------------
@@ -185,16 +192,19 @@ def read_landmarks(path: Path) -> Landmarks:
 
 @dataclass(frozen=True)
 class Labels:
-    """Pseudo-labels of a round (artifacts/labels/R/labels.h5), one line a labelled point, sorted by image.
+    """Pseudo-labels of a round (artifacts/labels/R/labels.h5), one line a labelled point, sorted by view and image.
 
-    image (M,) int64 rows of boxes.csv; label (M,) int64 landmark, at most one of each in an image; xy (M, 2) float32
-    image pixels; score (M,) float32, cosine to the centroid.
+    image (M,) int64 rows of boxes.csv; view (M,) int64: the view of the bank that was labelled, the plain or the
+    mirrored one; label (M,) int64 landmark, at most one of each in a view of an image; xy (M, 2) float32 image pixels;
+    score (M,) float32, cosine to the centroid; detected (M,) bool: a detection and not a dense match.
     """
 
     image: NDArray[np.int64]
+    view: NDArray[np.int64]
     label: NDArray[np.int64]
     xy: NDArray[np.float32]
     score: NDArray[np.float32]
+    detected: NDArray[np.bool_]
 
 
 def write_labels(path: Path, labels: Labels) -> None:
@@ -213,8 +223,8 @@ class Predictions:
     """Landmarks of all images for one table row (artifacts/predictions/V.h5), image pixels.
 
     images (N,) ids and split (N,) in the order of boxes.csv; xy (N, K, 2) float32, NaN = not detected, with score
-    (N, K) (higher is surer, NaN where absent); dense_xy (N, K, 2) and dense_score: the same where a missing landmark is
-    replaced by its best match anywhere in the ROI; view_xy (N, V, K, 2): the dense prediction made in view v of the
+    (N, K) (higher is surer, NaN where absent); dense_xy (N, K, 2) and dense_score: the best match of each landmark
+    anywhere in the ROI, detected or not; view_xy (N, V, K, 2): the dense prediction made in view v of the
     bank, mapped back to the image (v = 0 is the untouched view); mirrored (V,) bool.
     """
 
@@ -226,6 +236,11 @@ class Predictions:
     dense_score: NDArray[np.float32]
     view_xy: NDArray[np.float32]
     mirrored: NDArray[np.bool_]
+
+    @property
+    def filled_xy(self) -> NDArray[np.float32]:
+        """(N, K, 2): detections where there are some, the best match elsewhere."""
+        return np.where(np.isfinite(self.xy), self.xy, self.dense_xy)
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:

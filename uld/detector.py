@@ -17,17 +17,19 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass as closed
 
-from uld import artifacts, coords, methods, roi, runtime
+from uld import artifacts, coords, methods, models, roi, runtime
 from uld.artifacts import Labels, Landmarks, Predictions
 from uld.crops import Crops, cut
 from uld.errors import ArtifactError
-from uld.features import backbone, reduce
+from uld.features import backbone as networks
+from uld.features import reduce
+from uld.features.bank import Bank
 from uld.features.extractor import Extractor, ReadoutParams
-from uld.features.source import GridSource, from_store, live
+from uld.features.source import GridSource, frames, from_store, live
 from uld.features.store import FeatureStore
 from uld.images import Pixels
 from uld.methods.base import Method
-from uld.models import frozen
+from uld.models import Head
 from uld.params import CLOSED, build
 
 ABOUT = "detector.json"
@@ -55,7 +57,7 @@ class RoundParams:
 class Detected:
     """Landmarks of B photographs in their own pixels: xy (B, K, 2), NaN = not detected, and score (B, K).
 
-    dense_xy, dense_score: the same, with the best match in the ROI where a landmark was not detected.
+    dense_xy, dense_score: the best match of every landmark in the ROI, detected or not.
 
     boxes (B, 4) are the object boxes used, NaN where none was found (all landmarks are NaN then).
     """
@@ -66,6 +68,16 @@ class Detected:
     dense_score: NDArray[np.float32]
     boxes: NDArray[np.float64]
 
+    @property
+    def filled_xy(self) -> NDArray[np.float32]:
+        """(B, K, 2): detections where there are some, the best match elsewhere."""
+        return np.where(np.isfinite(self.xy), self.xy, self.dense_xy)
+
+    @property
+    def filled_score(self) -> NDArray[np.float32]:
+        """(B, K): scores of `filled_xy`."""
+        return np.where(np.isfinite(self.score), self.score, self.dense_score)
+
 
 # --- over the data set, from cached features ---
 
@@ -73,9 +85,20 @@ class Detected:
 def cached(features: str, start: str, root: Path = Path("artifacts")) -> tuple[pd.DataFrame, GridSource]:
     """boxes.csv and the descriptors of a model over all its images and views, from the store `features`."""
     boxes = artifacts.read_boxes(root / "roi/boxes.csv")
-    head = frozen.load(root / "rounds" / start).to(runtime.device())
     store = FeatureStore(root / "features" / f"{features}.zarr")
+    head = models.load(root / "rounds" / start, store.spec["backbone"]).to(runtime.device())
     return boxes, from_store(store, head, Crops(root / "roi/crops.zarr"), boxes)
+
+
+def trainable(features: str, start: str, root: Path = Path("artifacts")) -> tuple[Head, Bank, str]:
+    """A model, the view bank of the training images that it can be trained on, and the backbone's fingerprint."""
+    boxes = artifacts.read_boxes(root / "roi/boxes.csv")
+    store = FeatureStore(root / "features" / f"{features}.zarr")
+    backbone = store.spec["backbone"]
+    head = models.load(root / "rounds" / start, backbone).to(runtime.device())
+    rows = np.flatnonzero(boxes["split"].to_numpy() == "train")
+    place = frames(store, Crops(root / "roi/crops.zarr"), boxes, head.grid)
+    return head, Bank(store, place, rows, head.names), backbone
 
 
 def predict_all(method: Method, landmarks: Landmarks, source: GridSource, boxes: pd.DataFrame) -> Predictions:
@@ -95,17 +118,10 @@ def predict_all(method: Method, landmarks: Landmarks, source: GridSource, boxes:
     return Predictions(images, split, xy, score, view_xy[:, 0], dense_score, view_xy, source.mirrored)
 
 
-def label(method: Method, landmarks: Landmarks, source: GridSource, rows: NDArray[np.int64]) -> Labels:
-    """The exemplar of each landmark in each of the images `rows`, where the image has one."""
-    parts = []
-    for first in range(0, len(rows), runtime.batch_size()):
-        batch = rows[first : first + runtime.batch_size()]
-        found = method.find(source, landmarks, batch)
-        image, slot = np.nonzero(np.isfinite(found.xy).all(2))
-        xy = source.to_image(batch, found.xy)[image, slot]
-        parts.append((batch[image], slot, xy, found.score[image, slot]))
-    image, slot, xy, score = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Labels(image, slot.astype(np.int64), xy, score)
+def last_labels(start: str, root: Path = Path("artifacts")) -> Labels | None:
+    """The labels that a model was last trained on; None of a model that has not been through a round."""
+    path = root / "rounds" / start / "labels.h5"
+    return artifacts.read_labels(path) if path.is_file() else None
 
 
 # --- the bundle ---
@@ -134,7 +150,9 @@ def pack(
     }
     out.mkdir(parents=True, exist_ok=True)
     shutil.copytree(root / "backbone", out / "backbone", dirs_exist_ok=True)
-    shutil.copytree(root / "rounds" / row.start, out / "head", dirs_exist_ok=True)
+    (out / "head").mkdir(exist_ok=True)
+    for name in ("head.json", "head.safetensors"):  # not what it was trained on
+        shutil.copy(root / "rounds" / row.start / name, out / "head")
     if (store.path / reduce.FILE).is_file():
         shutil.copy(store.path / reduce.FILE, out / reduce.FILE)
     artifacts.write_landmarks(out / "landmarks.h5", landmarks)
@@ -153,12 +171,12 @@ class Detector:
         self._providers = _providers(about["roi_providers"], folder)
         readout = build(ReadoutParams, about["readout"], "readout", str(folder / ABOUT))
         trained = not about["backbone"].startswith("untrained-")
-        model = backbone.load(folder / "backbone", readout.dtype, trained)
+        model = networks.load(folder / "backbone", readout.dtype, trained)
         if model.fingerprint != about["backbone"]:
             raise ArtifactError(f"{folder}: its backbone is not the one it was made with: run `dvc repro predict`.")
         self._extractor = Extractor(model, readout, about["seed"])
         self._reduction = reduce.load(folder)
-        self._head = frozen.load(folder / "head").to(runtime.device())
+        self._head = models.load(folder / "head", model.fingerprint).to(runtime.device())
 
     @classmethod
     def load(cls, folder: Path | str) -> "Detector":

@@ -1,22 +1,40 @@
 """A source of descriptors with planted landmarks."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from uld import coords
+from uld.features.bank import Bank
+from uld.features.source import Frames, GridSource
+from uld.methods.base import Training
+from uld.models.aggregator import Aggregator
+from uld.models.frozen import FrozenHead
+from uld.models.learned import LearnedHead
+
 GRID, PARTS, RADIUS = 16, 4, 2.4
 
 
 class Planted:
-    """Images with `PARTS` round parts on an even background. View 1 is the mirror image.
+    """Images with `PARTS` round parts on an even background. View 1 is the mirror image, view 2 a quarter turn.
 
     Inside a part the descriptor tilts with the offset from the part's centre, so the centre is the mean of the part.
+    There is a Gaussian of heat at each centre, in one heat map or in as many as there are parts.
     """
 
     grid = GRID
+    views = np.stack([coords.view(3 * GRID), coords.view(3 * GRID, mirror=True), coords.view(3 * GRID, rotate=90)])
+    mirrored = np.array([False, True, False])
+    detects = True
 
-    def __init__(self, images: int) -> None:
+    def __init__(self, images: int, channels: int = 1) -> None:
+        """`heights` (images, views, PARTS): of the heat, to be changed."""
+        self.channels = channels
+        self.heights = np.full((images, len(self.views), PARTS), 0.9, dtype=np.float32)
         rng = np.random.default_rng(3)
         home = np.array([[4, 4], [11, 4], [4, 11], [11, 11]])[:, None]
         self.centres = (home + rng.uniform(-0.7, 0.7, (PARTS, images, 2))).transpose(1, 0, 2).astype(np.float32)
@@ -25,25 +43,116 @@ class Planted:
     def describe(self, rows: np.ndarray, view: int = 0) -> torch.Tensor:
         """(B, 1 + 3 PARTS, G, G): background, then part, offset in x and in y of each part."""
         self.asked.append(len(rows))
-        y, x = torch.meshgrid(torch.arange(float(GRID)), torch.arange(float(GRID)), indexing="ij")
-        offset = torch.stack([x, y]) - torch.from_numpy(self.centres[rows])[..., None, None]
+        offset = self._offset(rows)
         part = (offset.norm(dim=2) < RADIUS).float()
         background = 1 - part.amax(dim=1, keepdim=True)
         maps = torch.cat([background, part, *(0.2 * part[:, :, None] * offset).unbind(dim=2)], dim=1)
-        return F.normalize(maps.flip(3) if view else maps, dim=1)
+        return F.normalize(self._seen(maps, view), dim=1)
+
+    def maps(self, rows: np.ndarray, view: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Descriptors and heat (B, 1 or PARTS, G, G), sigma 1 cell."""
+        height = torch.from_numpy(self.heights[rows, view])[..., None, None]
+        heat = torch.exp(-self._offset(rows).square().sum(2) / 2) * height
+        heat = heat if self.channels == PARTS else heat.amax(1, keepdim=True)
+        return self.describe(rows, view), self._seen(heat, view)
 
     def inside(self, rows: np.ndarray, view: int = 0) -> torch.Tensor:
-        """(B, G, G): all but the last row."""
-        inside = torch.ones(len(rows), GRID, GRID, dtype=torch.bool)
-        inside[:, -1] = False
-        return inside
+        """(B, G, G): all but the last row of the untouched view."""
+        inside = torch.ones(len(rows), 1, GRID, GRID, dtype=torch.bool)
+        inside[:, :, -1] = False
+        return self._seen(inside, view)[:, 0]
 
     def to_image(self, rows: np.ndarray, xy: np.ndarray, view: int = 0) -> np.ndarray:
         """Cells of 3 pixels, moved by the row."""
-        x = GRID - 1 - xy[..., :1] if view else xy[..., :1]
-        return (np.concatenate([x, xy[..., 1:]], axis=2) * 3 + rows[:, None, None]).astype(np.float32)
+        crop = coords.apply(coords.invert(self._affine(view)), xy)
+        return (crop + rows[:, None, None]).astype(np.float32)
+
+    def to_cells(self, rows: np.ndarray, xy: np.ndarray, view: int = 0) -> np.ndarray:
+        """The way back."""
+        return coords.apply(self._affine(view), xy - rows[:, None, None])
+
+    def _affine(self, view: int) -> np.ndarray:
+        """Pixels of the untouched view, of which cell 0 has its centre at 0, to cells of a view."""
+        cells = coords.compose(coords.resize(3 * GRID, GRID), self.views[view])
+        return coords.compose(cells, np.array([[1.0, 0, 1], [0, 1, 1]]))
+
+    def _offset(self, rows: np.ndarray) -> torch.Tensor:
+        """(B, PARTS, 2, G, G) from each part's centre."""
+        y, x = torch.meshgrid(torch.arange(float(GRID)), torch.arange(float(GRID)), indexing="ij")
+        return torch.stack([x, y]) - torch.from_numpy(self.centres[rows])[..., None, None]
+
+    def _seen(self, maps: torch.Tensor, view: int) -> torch.Tensor:
+        """(B, C, G, G) as they look in a view."""
+        return (maps, maps.flip(3), maps.rot90(-1, (2, 3)))[view]
 
 
 @pytest.fixture
 def planted() -> Planted:
     return Planted(60)
+
+
+class Store:
+    """Feature maps of a `Planted`, in place of a feature store: its descriptors and some noise."""
+
+    name, channels = "l00_t5", 1 + 3 * PARTS + 2
+    mirrored = Planted.mirrored
+
+    def __init__(self, planted: Planted) -> None:
+        self.planted = planted
+        self.asked: list[int] = []
+
+    def views_of(self, rows: np.ndarray, views: np.ndarray, names: list[str]) -> dict[str, torch.Tensor]:
+        """{name: (B, C, G, G)} of each image in its view."""
+        assert names == [self.name]
+        self.asked += list(rows)
+        items = zip(rows, views, strict=True)
+        return {self.name: torch.cat([self.read(np.array([row]), view)[self.name] for row, view in items])}
+
+    def read(self, rows: np.ndarray, view: int) -> dict[str, torch.Tensor]:
+        maps = self.planted.describe(rows, view)
+        noise = [torch.randn(2, GRID, GRID, generator=torch.Generator().manual_seed(int(row))) for row in rows]
+        return {self.name: torch.cat([maps, 0.3 * torch.stack(noise)], dim=1)}
+
+
+class Course:
+    """All that a round of training on a `Planted` needs: a model, the bank, and what the model then sees."""
+
+    def __init__(self, planted: Planted, folder: Path) -> None:
+        images = len(planted.centres)
+        self.store, self.state = Store(planted), folder / "state.pt"
+        move = np.arange(images)[:, None]
+        affine = np.tile(np.eye(2, 3), (images, 1, 1))
+        affine[:, :, 2] = 1 - move
+        boxes = np.concatenate([np.tile([-9.0, -9.0, 60.0, 43.5], (images, 1)) + move], axis=1)
+        size = 3 * GRID
+        self.frames = Frames(
+            affine, boxes, planted.views, lambda rows: np.ones((len(rows), size, size), bool), size, GRID
+        )
+        self.bank = Bank(self.store, self.frames, np.arange(images), [self.store.name])  # type: ignore[arg-type]
+
+    def head(self) -> LearnedHead:
+        """An untrained model whose descriptors are those of the `Planted`."""
+        names, sizes = [self.store.name], [self.store.channels]
+        base = FrozenHead(names, sizes, 1 + 3 * PARTS, GRID, "dataset")
+        base.projection.copy_(torch.eye(*base.projection.shape))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return LearnedHead(base, Aggregator(names, sizes, 8, 16, 4, GRID), 16, "linear")
+
+    def training(self, labels: Any, seed: int = 0) -> Training:
+        """The round."""
+        return Training(labels, self.bank, lambda step: np.random.default_rng([seed, step]), self.state, "round one")
+
+    def source(self, head: LearnedHead) -> GridSource:
+        """What a model sees of the `Planted`."""
+        return GridSource(
+            self.frames,
+            lambda rows, view: head(self.store.read(rows, view)),
+            self.store.mirrored,
+            lambda rows, view: head.maps(self.store.read(rows, view)),
+        )
+
+
+@pytest.fixture
+def course(planted: Planted, tmp_path: Path) -> Course:
+    return Course(planted, tmp_path)

@@ -3,9 +3,9 @@
 import pytest
 
 from uld.errors import ParamsError
-from uld.methods import load
+from uld.methods import STEPS, load
 
 
 def test_unknown_name_lists_the_choices() -> None:
-    with pytest.raises(ParamsError, match="'zero_shot': choose one of zeroshot, position, mean_shape"):
+    with pytest.raises(ParamsError, match=f"'zero_shot': choose one of {', '.join(STEPS)}"):
         load("zero_shot")

@@ -8,11 +8,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from uld.cluster import kmeans
-from uld.cluster.draw import draw
+from uld.cluster.draw import describe, draw
 from uld.errors import ULDError
 from uld.methods import load
 from uld.methods.base import Discovery, Found, Method
-from uld.methods.zeroshot import describe
 from uld.params import build
 
 BLOCK = {"points": 80, "cap": 100_000, "restarts": 3, "iterations": 40, "refine": True}

@@ -7,6 +7,9 @@ from uld.methods.base import Method
 
 STEPS = {
     "zeroshot": "uld.methods.zeroshot:ZeroShot",
+    "duld": "uld.methods.duld:DULD",
+    "mallis_d": "uld.methods.mallis_d:MallisD",
+    "mallis_d_detector": "uld.methods.mallis_d_detector:MallisDDetector",
     "position": "uld.methods.position:Position",
     "mean_shape": "uld.methods.mean_shape:MeanShape",
 }

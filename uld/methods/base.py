@@ -1,15 +1,21 @@
 """What a method is: it discovers K landmarks on training images and finds them in any image."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
 from uld.artifacts import Labels, Landmarks
-from uld.models.frozen import FrozenHead
+from uld.coords import Affine
+from uld.errors import ULDError
+from uld.features.bank import Bank
+from uld.models import Head
 
 
 class Source(Protocol):
@@ -20,8 +26,27 @@ class Source(Protocol):
         """G, cells a side."""
         ...
 
+    @property
+    def views(self) -> Affine:
+        """(V, 2, 3), crop -> view; view 0 is the untouched crop."""
+        ...
+
+    @property
+    def mirrored(self) -> NDArray[np.bool_]:
+        """(V,)."""
+        ...
+
+    @property
+    def detects(self) -> bool:
+        """Whether the model has heat maps."""
+        ...
+
     def describe(self, rows: NDArray[np.int64], view: int = 0) -> torch.Tensor:
         """(B, D, G, G) float32 descriptors of unit length, of view `view` of the bank."""
+        ...
+
+    def maps(self, rows: NDArray[np.int64], view: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Descriptors as above and heat maps (B, C, G, G) in [0, 1]."""
         ...
 
     def inside(self, rows: NDArray[np.int64], view: int = 0) -> torch.Tensor:
@@ -32,6 +57,10 @@ class Source(Protocol):
         """Points (B, P, 2) from cells of view `view` to image pixels."""
         ...
 
+    def to_cells(self, rows: NDArray[np.int64], xy: NDArray[np.float32], view: int = 0) -> NDArray[np.float32]:
+        """Points (B, P, 2) from image pixels to cells of view `view`."""
+        ...
+
 
 @dataclass(frozen=True)
 class Discovery:
@@ -39,6 +68,25 @@ class Discovery:
 
     landmarks: Landmarks
     quality: dict[str, float | int]
+
+
+@dataclass(frozen=True)
+class Marked:
+    """Result of `Method.label`: pseudo-labels and figures of their health (docs/artifacts.md)."""
+
+    labels: Labels
+    health: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a round is trained on: labels, the view bank, a generator a step, its resume state, a name for messages."""
+
+    labels: Labels
+    bank: Bank
+    rng: Callable[[int], np.random.Generator]
+    state: Path
+    name: str
 
 
 @dataclass(frozen=True)
@@ -60,12 +108,30 @@ class Method(ABC):
     def __init__(self, params: Any) -> None: ...
 
     @abstractmethod
-    def discover(self, source: Source, rows: NDArray[np.int64], count: int, rng: np.random.Generator) -> Discovery:
-        """Find K = `count` landmarks on the training images `rows`."""
+    def discover(
+        self,
+        source: Source,
+        rows: NDArray[np.int64],
+        count: int,
+        rng: np.random.Generator,
+        previous: Labels | None = None,
+    ) -> Discovery:
+        """Find K = `count` landmarks on the training images `rows`; `previous`: labels of the model's last round."""
 
-    def train(self, head: FrozenHead, labels: Labels, rng: np.random.Generator) -> FrozenHead:
-        """The head after a round on pseudo-labels. A method that has nothing to train hands it on as it is."""
-        return head
+    def label(
+        self,
+        source: Source,
+        landmarks: Landmarks,
+        rows: NDArray[np.int64],
+        rng: np.random.Generator,
+        previous: Labels | None = None,
+    ) -> Marked:
+        """The pseudo-labels of a round in the images `rows`."""
+        raise ULDError("this step is no round of self-training: choose another one in rounds.")
+
+    def train(self, head: Head, training: Training) -> tuple[Head, pd.DataFrame]:
+        """The model after a round on pseudo-labels, and a line a training step."""
+        raise ULDError(f"{training.name}: its step trains nothing: choose another one in rounds.")
 
     @abstractmethod
     def find(self, source: Source, landmarks: Landmarks, rows: NDArray[np.int64], view: int = 0) -> Found:

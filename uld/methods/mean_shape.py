@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
-from uld.artifacts import Landmarks
+from uld.artifacts import Labels, Landmarks
 from uld.methods.base import Discovery, Found, Method, Source
 from uld.params import CLOSED
 
@@ -24,7 +24,14 @@ class MeanShape(Method):
 
     # --- discover ---
 
-    def discover(self, source: Source, rows: NDArray[np.int64], count: int, rng: np.random.Generator) -> Discovery:
+    def discover(
+        self,
+        source: Source,
+        rows: NDArray[np.int64],
+        count: int,
+        rng: np.random.Generator,
+        previous: Labels | None = None,
+    ) -> Discovery:
         """No landmark and no figure."""
         landmarks = Landmarks(
             centroids=np.empty((0, 0), dtype=np.float32),

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from uld.artifacts import Landmarks
+from uld.artifacts import Labels, Landmarks
 from uld.cluster import kmeans
 from uld.cluster.draw import draw
 from uld.cluster.quality import quality
@@ -39,14 +39,22 @@ class Position(Method):
 
     # --- discover ---
 
-    def discover(self, source: Source, rows: NDArray[np.int64], count: int, rng: np.random.Generator) -> Discovery:
+    def discover(
+        self,
+        source: Source,
+        rows: NDArray[np.int64],
+        count: int,
+        rng: np.random.Generator,
+        previous: Labels | None = None,
+    ) -> Discovery:
         """Cluster the positions of random pixels of the training images."""
         p = self.params
         positions = draw(rows, p.points, p.cap, rng)
         parts = [xy.flatten(0, 1).cpu().numpy() for _, xy in positions.batches(source)]
         xy = np.concatenate(parts) if parts else np.empty((0, 2), dtype=np.float32)
         clusters = kmeans.fit(xy, count, rng, restarts=p.restarts, iterations=p.iterations, cap=p.cap)
-        landmarks = summarise(source, positions.image, xy, xy, clusters, rng)
+        at = source.to_image(positions.image, xy[:, None])[:, 0]
+        landmarks = summarise(positions.image, at, xy, clusters, rng)
         return Discovery(landmarks, quality(xy, clusters, rng))
 
     # --- find ---

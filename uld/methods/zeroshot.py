@@ -7,15 +7,13 @@ subset, which makes the result the same every time.
 from typing import Annotated
 
 import numpy as np
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from uld import coords
-from uld.artifacts import Landmarks
+from uld.artifacts import Labels, Landmarks
 from uld.cluster import assign, kmeans
-from uld.cluster.draw import Draw, draw
+from uld.cluster.draw import describe, draw
 from uld.cluster.quality import quality
 from uld.cluster.summary import summarise
 from uld.methods.base import Discovery, Found, Method, Source
@@ -47,13 +45,21 @@ class ZeroShot(Method):
 
     # --- discover ---
 
-    def discover(self, source: Source, rows: NDArray[np.int64], count: int, rng: np.random.Generator) -> Discovery:
+    def discover(
+        self,
+        source: Source,
+        rows: NDArray[np.int64],
+        count: int,
+        rng: np.random.Generator,
+        previous: Labels | None = None,
+    ) -> Discovery:
         """Cluster the descriptors of random pixels of the training images."""
         p = self.params
         positions = draw(rows, p.points, p.cap, rng)
         xy, x = describe(source, positions)
         clusters = kmeans.fit(x, count, rng, restarts=p.restarts, iterations=p.iterations, cap=p.cap)
-        landmarks = summarise(source, positions.image, xy, x, clusters, rng)
+        at = source.to_image(positions.image, xy[:, None])[:, 0]
+        landmarks = summarise(positions.image, at, x, clusters, rng)
         return Discovery(landmarks, quality(x, clusters, rng))
 
     # --- find ---
@@ -64,18 +70,3 @@ class ZeroShot(Method):
             source.describe(rows, view), source.inside(rows, view), landmarks.centroids, self.params.refine
         )
         return Found(match.xy, match.score, match.dense_xy, match.dense_score)
-
-
-def describe(source: Source, positions: Draw) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Positions (M, 2) in cells and their bilinear descriptors (M, D) of unit length."""
-    xy = np.empty((positions.uniform[..., 0].size, 2), dtype=np.float32)
-    x = np.empty((0, 0), dtype=np.float32)
-    done = 0
-    for rows, at in positions.batches(source):
-        part = F.normalize(coords.sample(source.describe(rows), at), dim=2).flatten(0, 1).cpu().numpy()
-        if not done:
-            x = np.empty((len(xy), part.shape[1]), dtype=np.float32)
-        xy[done : done + len(part)] = at.flatten(0, 1).cpu().numpy()
-        x[done : done + len(part)] = part
-        done += len(part)
-    return xy, x

@@ -1,0 +1,366 @@
+"""D-ULD on planted parts: it finds them, keeps their numbers, labels them and trains on the labels."""
+
+import os
+import signal
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.methods.conftest import PARTS, Course, Planted
+from uld import contrastive, runtime
+from uld.artifacts import Labels, Landmarks
+from uld.errors import ULDError
+from uld.methods import load
+from uld.methods.base import Discovery, Found, Method
+from uld.methods.duld import DULD
+from uld.params import build
+
+TRAIN = {"steps": 40, "pairs": 4, "lr": 3e-3, "descriptor_lr": 1e-3, "other": 0.5, "sigma": 1.0, "margin": 0.8,
+         "negatives": 16, "apart": 3.0, "descriptor_weight": 1.0}  # fmt: skip
+DETECT = {"radius": 1, "threshold": 0.3, "least": 0, "cap": 8}
+BLOCK = {"pool": "detections", "points": 40, "cap": 100_000, "restarts": 2, "iterations": 20, "surplus": 1,
+         "recentre": 2, "images": 20, "detect": DETECT, "join": 2.0, "fill": 0.0, "train": TRAIN}  # fmt: skip
+ROWS, TEST = np.arange(2, 40), np.arange(40, 50)
+
+
+def method(**changes: Any) -> Method:
+    kind = load("duld")
+    return kind(build(kind.Params, BLOCK | changes, "steps.duld"))
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def discover(
+    source: Any, count: int = PARTS, previous: Labels | None = None, seed: int = 0, **changes: Any
+) -> Discovery:
+    return method(**changes).discover(source, ROWS, count, rng(seed), previous)
+
+
+def parts_of(source: Any, landmarks: Landmarks, rows: np.ndarray = TEST, view: int = 0) -> list[int]:
+    """Which part each landmark stands for, -1 where it is none or not the same in all images."""
+    found = method().find(source, landmarks, rows, view)
+    at = source.to_image(rows, found.dense_xy, view)
+    gap = np.linalg.norm(at[:, :, None] - source.to_image(rows, source.centres[rows])[:, None], axis=3)
+    own = gap.argmin(2)
+    steady = (own == own[0]).all(0) & (gap.min(2) < 3 * 0.75).all(0)
+    return np.where(steady, own[0], -1).tolist()
+
+
+def keys(labels: Labels) -> list[tuple[int, int, int]]:
+    return list(zip(labels.view.tolist(), labels.image.tolist(), labels.label.tolist(), strict=True))
+
+
+# --- discover ---
+
+
+@pytest.mark.parametrize(("pool", "count"), [("detections", PARTS), ("pixels", PARTS + 1)])
+@pytest.mark.parametrize("surplus", [1, 2])
+@pytest.mark.parametrize("recentre", [0, 3])
+def test_finds_the_planted_parts(planted: Planted, pool: str, count: int, surplus: int, recentre: int) -> None:
+    found = discover(planted, count, pool=pool, surplus=surplus, recentre=recentre)
+    assert found.landmarks.centroids.shape == (count, 1 + 3 * PARTS)
+    if surplus == 1:
+        for view in (0, 1, 2):
+            assert sorted(set(parts_of(planted, found.landmarks, view=view)) - {-1}) == list(range(PARTS))
+    assert found.quality["wander"] < 0.3 and 0.7 < found.quality["centroid_norm"] <= 1.00001
+    assert {"points", "inertia", "smallest_cluster", "largest_cluster", "empty_clusters"} < set(found.quality)
+
+
+def test_the_pool_is_of_both_hands(planted: Planted) -> None:
+    assert discover(planted).quality["points"] == 2 * PARTS * len(ROWS)
+    assert discover(planted, pool="pixels").quality["points"] == 2 * 40 * len(ROWS)
+    planted.detects = False  # there are no detections to cluster
+    assert discover(planted).quality["points"] == 2 * 40 * len(ROWS)
+
+
+def test_only_training_images_are_asked_for(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: set[int] = set()
+    describe = Planted.describe
+
+    def spy(source: Planted, rows: np.ndarray, view: int = 0) -> torch.Tensor:
+        asked.update(rows.tolist())
+        return describe(source, rows, view)
+
+    monkeypatch.setattr(Planted, "describe", spy)
+    for pool in ("detections", "pixels"):
+        discover(planted, pool=pool)
+        assert asked == set(ROWS)
+
+
+@pytest.mark.parametrize("pool", ["detections", "pixels"])
+def test_the_batch_size_does_not_show(planted: Planted, monkeypatch: pytest.MonkeyPatch, pool: str) -> None:
+    whole = discover(planted, pool=pool)
+    monkeypatch.setenv("ULD_BATCH", "7")
+    again = discover(planted, pool=pool)
+    np.testing.assert_allclose(again.landmarks.centroids, whole.landmarks.centroids, atol=1e-5)
+    np.testing.assert_array_equal(again.landmarks.exemplar_image, whole.landmarks.exemplar_image)
+
+
+class Restless(Planted):
+    """In the turned view parts 0 and 3 look like each other."""
+
+    def describe(self, rows: np.ndarray, view: int = 0) -> torch.Tensor:
+        maps = super().describe(rows, view)
+        return swapped(maps, 0, 3) if view == 2 else maps
+
+
+def swapped(maps: torch.Tensor, one: int, other: int) -> torch.Tensor:
+    """Descriptors with two parts in each other's place."""
+    order = list(range(1 + 3 * PARTS))
+    for first in (1, 1 + PARTS, 1 + 2 * PARTS):
+        order[first + one], order[first + other] = first + other, first + one
+    return maps[:, order]
+
+
+def test_of_a_surplus_the_steadiest_stay() -> None:
+    source = Restless(60)
+    found = discover(source, 2, surplus=2)
+    assert sorted(parts_of(source, found.landmarks)) == [1, 2]
+    assert found.quality["wander"] < 0.1
+    everything = discover(source, PARTS)
+    assert everything.quality["wander"] > 3  # two of the four are half the grid away
+    source.views, source.mirrored = source.views[:2], source.mirrored[:2]  # type: ignore[misc]
+    largest = discover(source, 2, surplus=2)  # no view tells
+    assert largest.quality["wander"] == 0 and len(largest.landmarks.centroids) == 2
+
+
+def test_landmarks_are_pictured_where_they_are() -> None:
+    """Left parts look like right ones in the mirror: what was found there is no picture of the photograph's part."""
+
+    class Faces(Planted):
+        def describe(self, rows: np.ndarray, view: int = 0) -> torch.Tensor:
+            maps = super().describe(rows, view)
+            return swapped(swapped(maps, 0, 1), 2, 3) if view == 1 else maps
+
+    source = Faces(60)
+    for pool in ("detections", "pixels"):
+        landmarks = discover(source, PARTS + (pool == "pixels"), pool=pool).landmarks
+        slots = parts_of(source, landmarks)
+        assert sorted(set(slots) - {-1}) == list(range(PARTS))
+        for slot, part in enumerate(slots):
+            if part >= 0:
+                rows = landmarks.exemplar_image[slot]
+                assert len(set(rows)) == 8 and np.isin(rows, ROWS).all()
+                truth = source.to_image(rows, source.centres[rows, part][:, None])[:, 0]
+                assert np.abs(landmarks.exemplar_xy[slot] - truth).max() < 3 * 0.75
+
+
+def test_no_detection_at_all(planted: Planted) -> None:
+    planted.heights[:] = 0.1
+    with pytest.raises(ULDError, match="no point is detected in any training image: lower steps"):
+        discover(planted)
+    discover(planted, pool="pixels")
+    planted.heights[3, 1] = 0.9
+    assert discover(planted).quality["points"] == PARTS
+
+
+# --- rounds ---
+
+
+def renumbered(labels: Labels, order: list[int]) -> Labels:
+    return replace(labels, label=np.array(order)[labels.label])
+
+
+def labelled(source: Any, landmarks: Landmarks, **changes: Any) -> Labels:
+    return method(**changes).label(source, landmarks, ROWS, rng()).labels
+
+
+@pytest.mark.parametrize("surplus", [1, 2])
+@pytest.mark.parametrize("pool", ["detections", "pixels"])
+def test_landmarks_keep_their_numbers(planted: Planted, pool: str, surplus: int) -> None:
+    first = discover(planted).landmarks
+    slots = parts_of(planted, first)
+    order = [2, 0, 3, 1]
+    previous = renumbered(labelled(planted, first), order)
+    changes = {"pool": pool, "surplus": surplus} | ({"iterations": 1} if pool == "pixels" else {})
+    for seed in range(3):
+        again = discover(planted, previous=previous, seed=seed, **changes).landmarks
+        assert [parts_of(planted, again)[order[k]] for k in range(PARTS)] == slots
+    marked = method().label(planted, again, ROWS, rng(), previous)
+    assert marked.health["label_change"] < 0.01
+    assert marked.health["label_change"] != method().label(planted, first, ROWS, rng(), previous).health["label_change"]
+
+
+def test_another_number_of_landmarks_begins_anew(planted: Planted) -> None:
+    previous = labelled(planted, discover(planted).landmarks)
+    for count in (PARTS - 1, PARTS + 1):
+        fresh, after = (discover(planted, count, one, surplus=2) for one in (None, previous))
+        np.testing.assert_array_equal(after.landmarks.centroids, fresh.landmarks.centroids)
+    empty = Labels(**{name: value[:0] for name, value in vars(previous).items()})
+    np.testing.assert_array_equal(
+        discover(planted, previous=empty).landmarks.centroids, discover(planted).landmarks.centroids
+    )
+
+
+@pytest.mark.parametrize("surplus", [1, 2])
+def test_a_landmark_that_no_image_shows_starts_anew(planted: Planted, surplus: int) -> None:
+    first = discover(planted).landmarks
+    slots = parts_of(planted, first)
+    previous = labelled(planted, first)
+    here = previous.label != 1
+    lost = Labels(**{name: value[here] for name, value in vars(previous).items()})
+    again = discover(planted, previous=lost, surplus=surplus).landmarks
+    assert parts_of(planted, again) == slots  # of all points, only those of the lost one had no cluster
+    assert np.linalg.norm(again.centroids, axis=1).min() > 0.7
+
+
+# --- label ---
+
+
+@pytest.mark.parametrize("fill", [0.0, 0.25])
+def test_the_first_labels_are_dense_matches(planted: Planted, fill: float) -> None:
+    landmarks = discover(planted).landmarks
+    planted.centres[:, 0] = [0, 5]  # at the border, detection and dense match meet in the cell's middle
+    labels = labelled(planted, landmarks, fill=fill)
+    assert not labels.detected.any()
+    share = round((1 - fill) * len(ROWS))
+    assert abs(len(labels.image) - 2 * PARTS * share) <= 2 * PARTS
+    at = planted.to_image(labels.image, planted.centres[labels.image])
+    assert np.linalg.norm(at - labels.xy[:, None], axis=2).min(1).max() < 3 * 0.75
+    assert keys(labels) == sorted(keys(labels)) and len(set(keys(labels))) == len(keys(labels))
+
+
+def test_without_filling_the_first_labels_are_detections(planted: Planted) -> None:
+    landmarks = discover(planted).landmarks
+    planted.heights[4, 0, 2] = planted.heights[9, 1] = 0.1
+    marked = method(fill=None, join=None).label(planted, landmarks, ROWS, rng())
+    assert marked.labels.detected.all() and len(marked.labels.image) == 2 * PARTS * len(ROWS) - 5
+    want = {(view, int(row)): PARTS for view in (0, 1) for row in ROWS} | {(0, 4): 3, (1, 9): 0}
+    for (view, row), count in want.items():
+        assert sum(key[:2] == (view, row) for key in keys(marked.labels)) == count
+    assert marked.health == {
+        "detections": pytest.approx(PARTS - 5 / (2 * len(ROWS))),
+        "without_detection": pytest.approx(1 / (2 * len(ROWS))),
+        "labels": pytest.approx(PARTS - 5 / (2 * len(ROWS))),
+        "labels_detected": 1.0,
+    }
+
+
+def test_later_labels_are_detections_and_what_is_missing(planted: Planted) -> None:
+    landmarks = discover(planted).landmarks
+    previous = labelled(planted, landmarks)
+    planted.heights[4, 0, 2] = planted.heights[9, 1] = 0.1
+    marked = method().label(planted, landmarks, ROWS, rng(), previous)
+    assert len(marked.labels.image) == 2 * PARTS * len(ROWS)
+    dense = {(view, row) for view, row, _ in np.array(keys(marked.labels))[~marked.labels.detected].tolist()}
+    assert dense == {(0, 4), (1, 9)} and (~marked.labels.detected).sum() == 5
+    assert marked.health["label_change"] < 0.05
+    bare = method(fill=None).label(planted, landmarks, ROWS, rng(), previous).labels
+    assert bare.detected.all() and len(bare.image) == 2 * PARTS * len(ROWS) - 5
+
+
+# --- train ---
+
+
+@pytest.fixture
+def labels(planted: Planted) -> Labels:
+    return labelled(planted, discover(planted).landmarks)
+
+
+def weights(head: Any) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in head.named_parameters()}
+
+
+def test_training_lowers_the_loss_and_teaches_the_detector(planted: Planted, course: Course, labels: Labels) -> None:
+    head, history = method().train(course.head(), course.training(labels))
+    assert history.columns.tolist() == ["step", "loss", "detector", "descriptor"] and len(history) == 40
+    first, last = history.iloc[:5].mean(), history.iloc[-5:].mean()
+    assert last["detector"] < 0.7 * first["detector"] and last["descriptor"] < 0.9 * first["descriptor"]
+    np.testing.assert_allclose(history["loss"], history["detector"] + history["descriptor"], rtol=1e-4)
+    assert not head.training and set(course.store.asked) == set(range(60))
+    health = method().label(course.source(head), discover(planted).landmarks, ROWS, rng(), labels).health
+    assert health["detections"] == pytest.approx(PARTS, abs=0.3) and health["label_change"] < 0.05
+
+
+@pytest.mark.parametrize(("rate", "still"), [(0.0, True), (1e-3, False)])
+def test_the_descriptors_have_a_rate_of_their_own(course: Course, labels: Labels, rate: float, still: bool) -> None:
+    head = course.head()
+    before = weights(head)
+    head, _ = method(train=TRAIN | {"descriptor_lr": rate, "steps": 5}).train(head, course.training(labels))
+    after = weights(head)
+    for name, value in before.items():
+        moved = not torch.equal(value, after[name])
+        assert moved == (not name.startswith("describe") or not still), name
+
+
+def test_the_weight_of_the_descriptors(course: Course, labels: Labels) -> None:
+    for weight in (0.0, 7.0):
+        history = method(train=TRAIN | {"descriptor_weight": weight, "steps": 2}).train(
+            course.head(), course.training(labels)
+        )[1]
+        np.testing.assert_allclose(history["loss"], history["detector"] + weight * history["descriptor"], rtol=1e-5)
+
+
+def test_training_is_the_same_however_it_is_run(
+    course: Course, labels: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = method(train=TRAIN | {"steps": 6})
+
+    def run(seed: int = 0) -> dict[str, torch.Tensor]:
+        return weights(one.train(course.head(), course.training(labels, seed))[0])
+
+    def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+        return all(torch.equal(a[name], b[name]) for name in a)
+
+    whole = run()
+    for workers in ("0", "2"):
+        monkeypatch.setenv("ULD_WORKERS", workers)
+        assert same(run(), whole)
+    assert not same(run(seed=1), whole)
+    contrast, calls = contrastive.contrast, []
+
+    def stop(*arguments: Any) -> Any:
+        calls.append(0)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return contrast(*arguments)
+
+    monkeypatch.setattr(contrastive, "contrast", stop)
+    with pytest.raises(runtime.Interrupted, match="round one saved at step 3 of 6"):
+        run()
+    assert same(run(), whole) and len(calls) == 6
+
+
+def test_what_a_round_cannot_train_on(course: Course, labels: Labels) -> None:
+    with pytest.raises(ULDError, match="round one: a round needs a model to train: start it from a start with head: l"):
+        method().train(course.head().base, course.training(labels))
+    empty = Labels(**{name: value[:0] for name, value in vars(labels).items()})
+    with pytest.raises(ULDError, match="round one: its labels are empty"):
+        method().train(course.head(), course.training(empty))
+    head = course.head()
+    torch.nn.init.constant_(list(head.describe.parameters())[-1], 50.0)
+    with pytest.raises(ULDError, match="round one: all descriptors of an image have become alike"):
+        method().train(head, course.training(labels))
+
+
+# --- find ---
+
+
+@pytest.mark.parametrize("view", [0, 1, 2])
+def test_finds_what_is_detected_and_the_best_of_the_rest(planted: Planted, view: int) -> None:
+    landmarks = discover(planted).landmarks
+    slots = parts_of(planted, landmarks)
+    planted.heights[45, view, 2] = 0.1
+    found: Found = method().find(planted, landmarks, TEST, view)
+    there = np.isfinite(found.xy).all(2)
+    assert there.sum() == PARTS * len(TEST) - 1 and not there[5, slots.index(2)]
+    truth = planted.to_image(TEST, planted.centres[TEST])[:, slots]
+    at = planted.to_image(TEST, found.xy, view)
+    assert np.abs(at - truth)[there].max() < 3 * 0.2
+    assert np.abs(planted.to_image(TEST, found.dense_xy, view) - truth).max() < 3 * 0.75
+    assert (found.dense_score > 0.9).all() and np.array_equal(np.isfinite(found.score), there)
+
+
+def test_finds_with_a_model_that_does_not_detect(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+    landmarks = discover(planted).landmarks
+    planted.detects = False
+    monkeypatch.delattr(Planted, "maps")
+    assert sorted(parts_of(planted, landmarks)) == list(range(PARTS))
+    found = method().find(planted, landmarks, TEST)
+    np.testing.assert_array_equal(found.xy, found.dense_xy)  # each wins its own part's cells
+    assert isinstance(method(), DULD)

@@ -1,0 +1,250 @@
+"""Second stage of Mallis (D): a heat map a landmark, what it learns and what is read from it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from uld.errors import ULDError
+from uld.losses import channel_mse
+from uld.methods import load
+from uld.methods.base import Discovery, Method
+from uld.methods.mallis_d_detector import flip_agreement, tops
+from uld.params import build
+
+TRAIN = {"steps": 60, "views": 8, "lr": 1e-2, "lr_rest": 1e-3, "sigma": 0.75}
+DETECT = {"radius": 1, "threshold": 0.3, "least": 0, "cap": 8}
+BLOCK = {"cap": 100_000, "restarts": 3, "iterations": 20, "detect": DETECT, "threshold": 0.0, "train": TRAIN}
+ROWS = np.arange(2, 40)
+PARTS = 4
+
+
+def method(**changes: Any) -> Method:
+    kind = load("mallis_d_detector")
+    return kind(build(kind.Params, BLOCK | changes, "steps.mallis_d_detector"))
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def discover(source: Any, count: int = PARTS) -> Discovery:
+    return method().discover(source, ROWS, count, rng())
+
+
+def gaussian(x: float, y: float, height: float = 1.0, sigma: float = 0.75, grid: int = 12) -> torch.Tensor:
+    cell = torch.arange(grid)
+    return height * torch.exp(-((cell - x) ** 2 + (cell[:, None] - y) ** 2) / (2 * sigma**2))
+
+
+def everywhere(images: int, grid: int = 12) -> torch.Tensor:
+    return torch.ones(images, grid, grid, dtype=torch.bool)
+
+
+# --- the loss ---
+
+
+def test_loss_by_hand() -> None:
+    heat, target = torch.zeros(2, 3, 2, 2), torch.zeros(2, 3, 2, 2)
+    heat[0, 0, 0, 0], target[0, 0, 0, 1] = 0.5, 1.0  # 0.25 and 1, the latter outside
+    heat[1, 2] = 1.0
+    heat[1, 1], target[0, 2] = 1.0, 1.0  # absent
+    inside = torch.tensor([[[True, False], [True, False]], [[True] * 2] * 2])
+    present = torch.tensor([[True, False, False], [False, False, True]])
+    assert channel_mse(heat, target, inside, present).item() == pytest.approx((0.25 / 2 + 4 / 4) / 2)
+    present[1, 2] = False
+    assert channel_mse(heat, target, inside, present).item() == pytest.approx(0.25 / 2)
+    assert channel_mse(heat, target, inside & False, present).item() == 0
+
+
+def test_absent_channels_and_cells_outside_teach_nothing() -> None:
+    draw = torch.Generator().manual_seed(0)
+    heat = torch.rand(3, 4, 5, 5, generator=draw, requires_grad=True)
+    inside = torch.rand(3, 5, 5, generator=draw) < 0.7
+    present = torch.rand(3, 4, generator=draw) < 0.5
+    channel_mse(heat, torch.rand(3, 4, 5, 5, generator=draw), inside, present).backward()
+    assert heat.grad is not None
+    assert torch.equal(heat.grad != 0, present[:, :, None, None] & inside[:, None])
+    heat.grad = None
+    channel_mse(heat, torch.rand(3, 4, 5, 5), inside, present & False).backward()
+    assert not heat.grad.any()
+
+
+# --- what is read from heat maps ---
+
+
+def test_the_top_of_a_gaussian_is_found_exactly() -> None:
+    want = torch.tensor([[[5.3, 7.8], [2.0, 9.45]], [[1.2, 1.0], [9.6, 4.4]]])
+    heat = torch.stack([torch.stack([gaussian(*at.tolist(), height=0.6) for at in image]) for image in want])
+    xy, height = tops(heat, everywhere(2), 2)
+    torch.testing.assert_close(xy, want, atol=1e-3, rtol=0)
+    assert torch.equal(height, heat.flatten(2).amax(2))
+
+
+def test_only_the_roi_is_searched() -> None:
+    heat = torch.maximum(gaussian(3, 8, 0.5), gaussian(8, 3, 0.9)).expand(3, 1, -1, -1)
+    inside = everywhere(3)
+    inside[0, :5] = False  # rows 0 to 4: the higher one is outside
+    inside[1, :, 9:] = False  # a neighbour of the higher one: it is not moved
+    inside[2] = False  # no cell at all: the whole image
+    xy, height = tops(heat, inside, 1)
+    torch.testing.assert_close(xy[:, 0], torch.tensor([[3.0, 8], [8, 3], [8, 3]]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(height[:, 0], torch.tensor([0.5, 0.9, 0.9]))
+
+
+def test_no_refinement_towards_what_is_missing() -> None:
+    heat = gaussian(3.4, 6.4).expand(3, 1, -1, -1)
+    inside = everywhere(3)
+    inside[1, :, 4:] = False  # beside the cell
+    inside[2, 7, 4] = False  # diagonally
+    xy, _ = tops(heat, inside, 1)
+    torch.testing.assert_close(xy[:, 0], torch.tensor([[3.4, 6.4], [3, 6], [3, 6]]), atol=1e-3, rtol=0)
+
+
+def test_landmarks_are_missing_below_the_threshold(planted: Any) -> None:
+    planted.channels = PARTS
+    planted.heights[44, 0] = [0.9, 0.2, 0.7, 0.4]
+    landmarks = discover(planted).landmarks
+    rows = np.arange(43, 46)
+    always, some = (method(threshold=t).find(planted, landmarks, rows) for t in (0.0, 0.45))
+    missing = np.zeros((3, PARTS), bool)
+    missing[1, [1, 3]] = True
+    for found, gone in ((always, missing & False), (some, missing)):
+        assert found.xy.dtype == found.score.dtype == np.float32
+        assert np.abs(found.dense_xy - planted.centres[rows]).max() < 0.01
+        assert found.dense_score == pytest.approx(planted.maps(rows)[1].flatten(2).amax(2).numpy())
+        np.testing.assert_array_equal(found.xy, np.where(gone[..., None], np.nan, found.dense_xy))
+        np.testing.assert_array_equal(found.score, np.where(gone, np.nan, found.dense_score))
+
+
+def test_find_in_the_mirror_image(planted: Any) -> None:
+    planted.channels = PARTS
+    found = method().find(planted, discover(planted).landmarks, ROWS, view=1)
+    want = planted.to_image(ROWS, planted.centres[ROWS])
+    assert np.abs(planted.to_image(ROWS, found.xy, 1) - want).max() < 0.05
+
+
+def test_as_many_landmarks_as_heat_maps(planted: Any) -> None:
+    few = discover(planted, 3).landmarks
+    with pytest.raises(ULDError, match="the model has 1 heat maps for 3 landmarks"):
+        method().find(planted, few, ROWS)
+    planted.channels = PARTS
+    with pytest.raises(ULDError, match="the model has 4 heat maps for 3 landmarks"):
+        method().find(planted, few, ROWS)
+    with pytest.raises(ULDError, match="the model has 4 heat maps for 5 landmarks"):
+        discover(planted, 5)
+
+
+# --- discover ---
+
+
+def test_heat_maps_are_described_where_they_are_highest(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ULD_BATCH", "7")
+    planted.channels = PARTS
+    found = discover(planted)
+    landmarks = found.landmarks
+    assert landmarks.counts.tolist() == [len(ROWS)] * PARTS and found.quality["points"] == PARTS * len(ROWS)
+    part = landmarks.centroids[:, 1 : 1 + PARTS]
+    assert (part.argmax(1) == np.arange(PARTS)).all() and (part.max(1) > 0.9).all()  # channel k is landmark k
+    assert found.quality["silhouette"] > 0.5 and 0 < found.quality["inertia"] < 0.2 * PARTS * len(ROWS)
+    image = landmarks.exemplar_image
+    assert np.isin(image, ROWS).all()
+    for k in range(PARTS):
+        at = planted.to_image(image[k], planted.centres[image[k]][:, [k]])[:, 0]
+        np.testing.assert_allclose(landmarks.exemplar_xy[k], at, atol=0.05)
+
+
+def test_one_heat_map_is_clustered(planted: Any) -> None:
+    assert discover(planted).landmarks.counts.tolist() == [2 * len(ROWS)] * PARTS
+
+
+# --- label ---
+
+
+def test_labels_in_both_hands(planted: Any) -> None:
+    planted.heights[9, 1, 2] = 0.1
+    landmarks = discover(planted).landmarks
+    marked = method().label(planted, landmarks, ROWS, rng())
+    labels = marked.labels
+    assert len(labels.image) == 2 * PARTS * len(ROWS) - 1 and labels.detected.all()
+    assert len(np.unique(np.stack([labels.view, labels.image, labels.label]), axis=1).T) == len(labels.image)
+    centres = planted.to_image(labels.image, planted.centres[labels.image])
+    gap = np.linalg.norm(centres - labels.xy[:, None], axis=2)
+    assert gap.min(1).max() < 0.3 * 3
+    assert len({*zip(labels.label.tolist(), gap.argmin(1).tolist(), strict=True)}) == PARTS
+    assert marked.health["labels"] == marked.health["detections"] == len(labels.image) / (2 * len(ROWS))
+    assert marked.health["flip_agreement"] == 1
+
+
+def test_flip_agreement_is_the_share_of_the_majority(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ULD_BATCH", "7")
+    landmarks = discover(planted).landmarks
+    labels = method().label(planted, landmarks, ROWS, rng()).labels
+    part = landmarks.centroids[:, 1 : 1 + PARTS].argmax(1)  # of each landmark
+    describe = planted.describe
+    swapped = set(ROWS[:30].tolist())
+
+    def mirrored(rows: np.ndarray, view: int = 0) -> torch.Tensor:
+        """In 30 of 38 mirror images the first two parts look like one another, and the third like itself."""
+        maps = describe(rows, view)
+        if view == 1:
+            a, b = torch.tensor([1, 5, 9]), torch.tensor([2, 6, 10])
+            for i in [i for i, row in enumerate(rows) if row in swapped]:
+                maps[i, torch.cat([a, b])] = maps[i, torch.cat([b, a])]
+        return maps
+
+    monkeypatch.setattr(planted, "describe", mirrored)
+    assert sorted(part.tolist()) == list(range(PARTS))
+    found = flip_agreement(planted, labels, ROWS, 1, landmarks.centroids)
+    assert found == pytest.approx((30 + 30 + 38 + 38) / (4 * 38))
+    found = flip_agreement(planted, labels, ROWS[25:], 1, landmarks.centroids)  # 5 of 13: now most stay
+    assert found == pytest.approx((8 + 8 + 13 + 13) / (4 * 13))
+
+
+# --- train ---
+
+
+def test_each_channel_learns_its_landmark(planted: Any, course: Any) -> None:
+    landmarks = discover(planted).landmarks
+    planted.heights[7, :, 1:] = 0.1  # most labels of one image are missing, and all of another one
+    planted.heights[8] = 0.1
+    labels = method().label(planted, landmarks, ROWS, rng()).labels
+    head, history = method().train(course.head(), course.training(labels))
+    assert head.channels == PARTS and not head.training
+    assert history["loss"][-5:].mean() < 0.4 * history["loss"][:5].mean()
+    assert set(course.store.asked) <= set(ROWS) - {8}
+    rows = np.array([7, 8, *range(40, 60)])  # unlabelled and unseen images
+    source = course.source(head)
+    found = method().find(source, method().discover(source, ROWS, PARTS, rng()).landmarks, rows)
+    part = landmarks.centroids[:, 1 : 1 + PARTS].argmax(1)
+    assert np.abs(found.xy - planted.centres[rows][:, part]).max() < 0.75
+    assert (found.score > 0.4).all()
+
+
+def test_two_learning_rates_and_the_same_result_twice(planted: Any, course: Any) -> None:
+    labels = method().label(planted, discover(planted).landmarks, ROWS, rng()).labels
+    frozen = TRAIN | {"lr_rest": 0.0, "steps": 3}
+    heads = [method(train=frozen).train(course.head(), course.training(labels))[0] for _ in range(2)]
+    assert all(torch.equal(a, b) for a, b in zip(heads[0].parameters(), heads[1].parameters(), strict=True))
+    other, _ = method(train=frozen).train(course.head(), course.training(labels, seed=1))
+    assert not torch.equal(other.detect[-1].weight, heads[0].detect[-1].weight)
+    before = dict(course.head().named_parameters())
+    moved = {name for name, value in heads[0].named_parameters() if name in before and value.shape == before[name].shape
+             and not torch.equal(value, before[name])}  # fmt: skip
+    assert moved and all(name.startswith("detect.") for name in moved)
+    slow, _ = method(train=TRAIN | {"steps": 3}).train(course.head(), course.training(labels))
+    step = {name: (value - before[name]).abs().max().item() for name, value in slow.named_parameters()
+            if value.shape == before[name].shape}  # fmt: skip
+    # the first steps of Adam are as long as the learning rate
+    assert 0 < step["aggregate.bottleneck_layers.0.0.conv3.weight"] <= 3.1e-3 < step["detect.0.weight"]
+
+
+def test_labels_outside_the_view_are_not_taught(planted: Any, course: Any) -> None:
+    labels = method().label(planted, discover(planted).landmarks, ROWS, rng()).labels
+    labels.xy[labels.label == 1] += 300  # pixels
+    _, history = method(train=TRAIN | {"steps": 2}).train(course.head(), course.training(labels))
+    assert history["present"].tolist() == [0.75] * 2
+    head = course.head()
+    with pytest.raises(ULDError, match="round one: its start has 4 heat maps"):
+        method().train(head.with_channels(4), course.training(labels))

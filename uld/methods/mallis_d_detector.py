@@ -1,0 +1,216 @@
+"""Mallis (D), second stage: a heat map a landmark, taught with the points of its cluster (Mallis, thesis, chapter 6).
+
+A round starts from the first stage, whose one heat map fires at any point. It gives each of K clusters of these points
+a channel of its own, which then finds the landmark in every image, also where the first stage saw no point.
+"""
+
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from uld import contrastive, coords, heatmaps, losses, runtime
+from uld.artifacts import Labels, Landmarks
+from uld.cluster import assign, kmeans, label
+from uld.cluster.detect import DetectParams
+from uld.cluster.kmeans import Clusters
+from uld.cluster.quality import quality
+from uld.cluster.summary import summarise
+from uld.contrastive import Taught
+from uld.errors import ULDError
+from uld.features.bank import Ahead, Batch
+from uld.methods.base import Discovery, Found, Marked, Method, Source, Training
+from uld.models import Head
+from uld.models.learned import LearnedHead
+from uld.optimise import optimise
+from uld.params import CLOSED
+
+
+@dataclass(frozen=True, config=CLOSED)
+class PartsParams:
+    """Training of the K heat maps."""
+
+    steps: Annotated[int, Field(ge=0)]
+    views: Annotated[int, Field(ge=1)]  # a step
+    lr: Annotated[float, Field(gt=0)]  # of the detector head
+    lr_rest: Annotated[float, Field(ge=0)]  # of all else
+    sigma: Annotated[float, Field(gt=0)]  # cells, of the Gaussian that a channel learns
+
+
+@dataclass(frozen=True, config=CLOSED)
+class MallisDDetectorParams:
+    """Params of the second stage."""
+
+    cap: Annotated[int, Field(ge=1)]  # points that k-means sees, at most
+    restarts: Annotated[int, Field(ge=1)]
+    iterations: Annotated[int, Field(ge=1)]
+    detect: DetectParams  # of the first stage's heat map
+    threshold: Annotated[float, Field(ge=0, le=1)]  # heat below which a landmark is missing; 0: never, as published
+    train: PartsParams
+
+
+class MallisDDetector(Method):
+    """A landmark is a heat map."""
+
+    Params = MallisDDetectorParams
+
+    def __init__(self, params: MallisDDetectorParams) -> None:
+        self.params = params
+
+    # --- discover ---
+
+    def discover(
+        self,
+        source: Source,
+        rows: NDArray[np.int64],
+        count: int,
+        rng: np.random.Generator,
+        previous: Labels | None = None,
+    ) -> Discovery:
+        """Cluster the detections of a model with one heat map; of a model with K, describe what each of them finds."""
+        p = self.params
+        if len(rows) and source.maps(rows[:1])[1].shape[1] > 1:
+            return self._channels(source, rows, count, rng)
+        points = label.pool(source, rows, p.detect)
+        x = points.descriptor
+        clusters = kmeans.fit(x, count, rng, restarts=p.restarts, iterations=p.iterations, cap=p.cap)
+        return Discovery(summarise(points.image, points.xy, x, clusters, rng), quality(x, clusters, rng))
+
+    def _channels(self, source: Source, rows: NDArray[np.int64], count: int, rng: np.random.Generator) -> Discovery:
+        """The heat maps as clusters of one point an image."""
+        parts = []
+        for batch in runtime.batches(rows):
+            descriptors, heat = source.maps(batch)
+            at, _ = tops(heat, source.inside(batch), count)
+            found = F.normalize(coords.sample(descriptors, at), dim=2)
+            parts.append((source.to_image(batch, at.cpu().numpy()), found.cpu().numpy()))
+        xy, x = (np.concatenate(column) for column in zip(*parts, strict=True))
+        centroids = x.mean(0)
+        distance = ((x - centroids) ** 2).sum(2).ravel()
+        own = np.tile(np.arange(count), len(rows))
+        total = float(distance.sum(dtype=np.float64))
+        clusters = Clusters(centroids, own, distance, np.full(count, len(rows)), total, distance.size)
+        image, points = np.repeat(rows, count), x.reshape(-1, x.shape[2])
+        return Discovery(summarise(image, xy.reshape(-1, 2), points, clusters, rng), quality(points, clusters, rng))
+
+    # --- label ---
+
+    def label(
+        self,
+        source: Source,
+        landmarks: Landmarks,
+        rows: NDArray[np.int64],
+        rng: np.random.Generator,
+        previous: Labels | None = None,
+    ) -> Marked:
+        """In every image and its mirror image the detection of each cluster that is nearest to its centroid."""
+        points = label.pool(source, rows, self.params.detect)
+        kept, own = label.closest(points, landmarks.centroids)
+        labels = label.of_pool(kept, own, landmarks.centroids)
+        figures = label.census(points.per_image(source, rows), labels)
+        for view in label.mirror(source):
+            figures["flip_agreement"] = flip_agreement(source, labels, rows, view, landmarks.centroids)
+        return Marked(labels, figures)
+
+    # --- train ---
+
+    def train(self, head: Head, training: Training) -> tuple[Head, pd.DataFrame]:
+        """Squared error of each channel against the Gaussian of its landmark, where there is a label."""
+        p, bank = self.params.train, training.bank
+        one, count = contrastive.trainable(head, training.name), contrastive.landmarks(training)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(training.rng(p.steps).integers(2**31)))  # no step draws from this stream
+            model = one.with_channels(count)
+        taught = Taught(training.labels, bank, count, np.unique(training.labels.image))
+        optimiser = torch.optim.Adam(groups(model, p))
+
+        def draw(number: int) -> tuple[Batch, Tensor]:
+            rng = training.rng(number)
+            return taught.read(rng.choice(taught.images, p.views), rng)
+
+        batches = Ahead(draw, p.steps)
+
+        def step(number: int) -> tuple[Tensor, dict[str, Tensor]]:
+            batch, xy = batches(number)
+            heat = model.maps(batch.features)[1].sigmoid()
+            present = contrastive.within(xy, bank.grid)
+            target = heatmaps.render(xy.flatten(0, 1)[:, None], bank.grid, p.sigma).unflatten(0, xy.shape[:2])
+            loss = losses.channel_mse(heat, target, batch.inside, present)
+            return loss, {"present": present.float().mean()}
+
+        return model, optimise(model, optimiser, p.steps, step, training.state, training.name)
+
+    # --- find ---
+
+    def find(self, source: Source, landmarks: Landmarks, rows: NDArray[np.int64], view: int = 0) -> Found:
+        """The highest cell of each heat map; a landmark is missing where that is below the threshold."""
+        heat = source.maps(rows, view)[1]
+        at, height = tops(heat, source.inside(rows, view), len(landmarks.centroids))
+        xy, score = at.cpu().numpy(), height.cpu().numpy()
+        missing = score < self.params.threshold
+        seen_xy, seen = np.where(missing[..., None], np.nan, xy), np.where(missing, np.nan, score)
+        return Found(seen_xy.astype(np.float32), seen.astype(np.float32), xy, score)
+
+
+def tops(heat: Tensor, inside: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Highest cell of each heat map in the ROI, moved to the top of the Gaussian around it.
+
+    Args:
+        heat: (B, K, G, G) in [0, 1]. inside: (B, G, G) bool; an image without any cell inside is searched as a whole.
+        count: K, as asked for.
+
+    Returns:
+        xy (B, K, 2) in cells and the heat (B, K) of the cell.
+
+    Raises:
+        ULDError: there are not K heat maps.
+    """
+    if heat.shape[1] != count:
+        raise ULDError(
+            f"the model has {heat.shape[1]} heat maps for {count} landmarks: give the row as many landmarks, and a "
+            f"start whose step is mallis_d_detector."
+        )
+    outside = ~(inside | ~inside.flatten(1).any(1)[:, None, None])[:, None]
+    # the logarithm of a Gaussian is a paraboloid, whose top the quadratic finds exactly
+    surface = heat.log().masked_fill(outside, -torch.inf)
+    return assign.best(heat.masked_fill(outside, -torch.inf), surface, refine=True)
+
+
+def groups(head: LearnedHead, p: PartsParams) -> list[dict[str, Any]]:
+    """Trained parameters for an optimiser: the detector head, and all else with a learning rate of its own."""
+    own = {id(one) for one in head.detect.parameters()}
+    rest = [one for one in head.parameters() if id(one) not in own]
+    return [{"params": list(head.detect.parameters()), "lr": p.lr}, {"params": rest, "lr": p.lr_rest}]
+
+
+def flip_agreement(
+    source: Source, labels: Labels, rows: NDArray[np.int64], mirror: int, centroids: NDArray[np.float32]
+) -> float:
+    """How far a mirrored point's landmark follows from the point's own: the share of points that go with the majority.
+
+    In the mirror image a left eye looks like a right one, so each landmark has one that it turns into. The thesis takes
+    mirrored labels from the majority; here they are detected in the mirror image, and this tells whether it matters.
+
+    Args:
+        mirror: the view that shows the mirror image.
+    """
+    count = len(centroids)
+    before, after = [], []
+    for batch in runtime.batches(rows):
+        xy = label.table(labels, batch, 0, count)
+        known = np.isfinite(xy).all(2)
+        maps = source.describe(batch, mirror)
+        cells = torch.from_numpy(source.to_cells(batch, np.nan_to_num(xy), mirror)).to(maps.device)
+        x = F.normalize(coords.sample(maps, cells), dim=2).cpu().numpy()
+        before.append(np.nonzero(known)[1])
+        after.append(x[known])
+    turned, _ = kmeans.nearest(np.concatenate(after), centroids)
+    votes = np.zeros((count, count), dtype=np.int64)
+    np.add.at(votes, (np.concatenate(before), turned), 1)
+    return float(votes.max(1).sum() / max(1, votes.sum()))
