@@ -26,7 +26,8 @@ class Choice:
     """What is shown.
 
     protocol: None for the first in params.yaml. markup: annotation set, None for p68 or else the first there is.
-    points: `dense`, the best match in every image, or `detected`. every: all figures in place of the main ones.
+    points: `dense`, the best match in every image; `detected`; `filled`, detections and the best match for the rest.
+    every: all figures in place of the main ones.
     """
 
     protocol: str | None = None

@@ -26,6 +26,7 @@ def tree(forward: float, **more: float) -> dict:
             "p68": {
                 "dense": {"all": errors, "n300": {"forward_nme": forward + 5}},
                 "detected": {"all": {"forward_nme": 1.0}},
+                "filled": {"all": {"forward_nme": 2.0}},
             },
         },
     }
@@ -67,10 +68,9 @@ def test_csv_holds_the_plain_numbers(run, uld) -> None:
 
 def test_set_points_and_every_figure(run, uld) -> None:
     assert "99.0" in uld("table", "--set", "p5").output
-    assert csv(uld("table", "--points", "detected", "--format", "csv").output)["forward_nme"].dropna().tolist() == [
-        1,
-        1,
-    ]
+    for points, figure in (("detected", 1), ("filled", 2)):
+        lines = csv(uld("table", "--points", points, "--format", "csv").output)
+        assert lines["forward_nme"].dropna().tolist() == [figure, figure]
     every = csv(uld("table", "--all", "--format", "csv").output)
     assert {"clusters.silhouette", "all.forward_nme", "n300.forward_nme", "stability"} <= set(every.columns)
     assert not any("rule" in name or "p5" in name for name in every.columns)

@@ -33,11 +33,11 @@ def stage(name: str, row: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module.main()
 
 
-def write_row(row: str, landmarks: np.ndarray, gaps: bool = False) -> None:
+def write_row(row: str, landmarks: np.ndarray, gaps: bool = False, dense: np.ndarray | None = None) -> None:
     images = np.array([f"i{n:03d}.png" for n in range(N)], dtype=object)
     split = np.array(["train"] * TRAIN + ["test"] * (N - TRAIN), dtype=object)
-    dense = landmarks.astype(np.float32)
-    xy = dense.copy()
+    xy = landmarks.astype(np.float32)
+    dense = xy.copy() if dense is None else dense.astype(np.float32)
     if gaps:
         xy[::4, 0] = np.nan
     views = np.stack([dense, dense + 1, dense + 50], axis=1)
@@ -105,6 +105,23 @@ def test_a_row_with_gaps(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> 
     assert p5["detected"]["all"]["forward_nme"] > dense["forward_nme"]
     assert tree["tusk-wild"]["p5"]["dense"]["all"]["forward_nme"] > 0
     assert all(type(leaf) in (int, float) for leaf in leaves(tree))
+
+
+def test_the_dense_match_fills_the_gaps_of_detection_and_nothing_else(
+    truth: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dense matches are wrong where there is a detection, and right where there is none."""
+    right = truth[:, :K] + 3
+    lost = np.zeros((N, K), dtype=bool)
+    lost[::4, 0] = True
+    noise = np.random.default_rng(1).normal(size=right.shape) * 30
+    write_row("found", np.where(lost[..., None], np.nan, right), dense=np.where(lost[..., None], right, right + noise))
+    found = run("found", monkeypatch)["canonical"]["p5"]
+    write_row("whole", right)
+    whole = run("whole", monkeypatch)["canonical"]["p5"]
+    assert found["filled"] == whole["dense"] == whole["filled"] == whole["detected"]
+    assert found["dense"]["all"]["forward_nme"] > 1.5 * found["filled"]["all"]["forward_nme"]
+    assert found["detected"]["all"]["forward_nme"] > 1.01 * found["filled"]["all"]["forward_nme"]
 
 
 def test_its_curves(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,8 @@ CED = pd.DataFrame({"threshold": np.linspace(0, 0.2, 11), "fraction": np.linspac
         lambda: charts.cluster_map(landmarks(1, 2)),
         lambda: charts.landmark_errors(np.array([3.0, np.nan, 2.0])),
         lambda: charts.point_errors(np.arange(68.0)),
+        lambda: charts.rounds({"duld": {"duld-1": {"labels": 3.0}, "duld-2": {"labels": 4.0, "label_change": 0.5}}}),
+        lambda: charts.rounds({"a": {"a-1": {"detections": 1.0}}, "b": {"b-1": {}, "b-2": {}, "b-3": {}}}),
     ],
 )
 def test_charts_are_the_same_bytes_without_metadata(draw) -> None:  # type: ignore[no-untyped-def]

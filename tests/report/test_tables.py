@@ -9,7 +9,14 @@ METRICS = {
         "landmarks": 10,
         "detection_rate": 0.987,
         "clusters": {"calinski_harabasz": 12345.6},
-        "canonical": {"rule": {"ridge": 1e-3}, "p5": {"dense": {"all": ERRORS, "raw": {"accuracy": 1.0}}}},
+        "canonical": {
+            "rule": {"ridge": 1e-3},
+            "p5": {
+                "dense": {"all": ERRORS, "raw": {"accuracy": 1.0}},
+                "detected": {"all": {"forward_nme": 98.0}},
+                "filled": {"all": {"forward_nme": 8.0, "backward_nme": 9.0}},
+            },
+        },
     },
     "mean_shape": {"landmarks": 0, "canonical": {"p5": {"dense": {"all": {"forward_nme": 23.7}}}}},
 }
@@ -17,15 +24,18 @@ METRICS = {
 
 def test_errors() -> None:
     table = tables.errors(METRICS, "canonical", "p5")
-    assert table.head == ["K", "detected, %", "forward, all rows", "backward, all rows"]
-    assert table.lines[0] == ("found", [Cell("10"), Cell("98.7"), Cell("10.3", "9.5 – 11.0"), Cell("27.0")])
-    assert table.lines[1] == ("mean_shape", [Cell("0"), Cell("–"), Cell("23.7"), Cell("–")])
+    scored = [f"{kind} {way}, all rows" for kind in ("dense", "filled") for way in ("forward", "backward")]
+    assert table.head == ["K", "detected, %", *scored]
+    dense = [Cell("10.3", "9.5 – 11.0"), Cell("27.0")]
+    assert table.lines[0] == ("found", [Cell("10"), Cell("98.7"), *dense, Cell("8.0"), Cell("9.0")])
+    assert table.lines[1] == ("mean_shape", [Cell("0"), Cell("–"), Cell("23.7"), Cell("–"), Cell("–"), Cell("–")])
 
 
 def test_numbers_of_rows_are_columns() -> None:
-    both = {"dense": {"n300": {"forward_nme": 2.0}, "all": {"forward_nme": 1.0}, "raw": {}}}
+    numbers = {"n300": {"forward_nme": 2.0}, "all": {"forward_nme": 1.0}, "raw": {}}
+    both = {"dense": numbers, "filled": numbers}
     table = tables.errors({"row": {"canonical": {"p5": both}}}, "canonical", "p5")
-    assert table.head == ["forward, all rows", "forward, 300 rows"]
+    assert table.head == [f"{kind} forward, {rows} rows" for rows in ("all", "300") for kind in ("dense", "filled")]
 
 
 def test_label_free_leaves_unknown_columns_out() -> None:

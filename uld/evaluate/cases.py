@@ -38,7 +38,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Case:
-    """One (protocol, mark-up, kind of prediction) to regress and score.
+    """One (protocol, mark-up, kind of prediction: dense, detected or filled) to regress and score.
 
     landmarks (N, K, 2) and annotated (N, P, 2) in the protocol's frame, NaN = absent; normaliser (N,) in the same
     frame, NaN where undefined; pool: the training rows a regressor may use; test: the rows that are scored.
@@ -122,9 +122,10 @@ def normaliser(protocol: Protocol, one: AnnotationSet, annotated: Array) -> Arra
 
 def cases(inputs: Inputs, protocols: dict[str, Protocol]) -> Iterator[Case]:
     """Every (protocol, mark-up, kind) that can be scored: some annotated image in both splits, and a map to fit."""
-    split, kinds = inputs.predictions.split, {"dense": inputs.predictions.dense_xy, "detected": inputs.predictions.xy}
+    found, split = inputs.predictions, inputs.predictions.split
+    kinds = {"dense": found.dense_xy, "detected": found.xy, "filled": found.filled_xy}
     for name, protocol in protocols.items():
-        if not protocol.centred and not inputs.predictions.xy.shape[1]:
+        if not protocol.centred and not found.xy.shape[1]:
             continue  # no landmark and no intercept: nothing to predict from
         for set_name, one in inputs.sets.items():
             if protocol.sets and set_name not in protocol.sets:

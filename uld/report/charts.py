@@ -67,6 +67,37 @@ def plane(x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float
     return centred @ first, variance[:-3:-1] / max(variance.sum(), np.finfo(np.float64).tiny)
 
 
+HEALTH = {  # figure of a round -> title of its panel
+    "detections": "detections an image",
+    "labels": "labels an image",
+    "label_change": "labels that moved",
+    "wander": "found elsewhere when turned, cells",
+    "silhouette": "silhouette",
+    "centroid_norm": "length of the centroids",
+}
+
+
+def rounds(steps: dict[str, dict[str, dict[str, float]]]) -> bytes:
+    """Health of the labels over the rounds: a panel a figure, a line a step.
+
+    Args:
+        steps: step -> round -> figures.
+    """
+    figure = Figure(figsize=(7.2, 4.2), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    for number, (key, title) in enumerate(HEALTH.items()):
+        axes = _plain(figure.add_subplot(2, 3, number + 1))
+        for line, (step, told) in enumerate(steps.items()):
+            values = [one.get(key, np.nan) for one in told.values()]
+            axes.plot(np.arange(1, len(values) + 1), values, "o-", color=LINES[line % len(LINES)], label=step, ms=4)
+        axes.set_title(title, fontsize=9, color=INK)
+        axes.set_xticks(np.arange(1, max(map(len, steps.values())) + 1))
+        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    figure.supxlabel("round", fontsize=9)
+    return _png(figure)
+
+
 def landmark_errors(nme: NDArray[np.float64]) -> bytes:
     """Bars of the backward error (K,) in %, each in its landmark's look."""
     figure, axes = _figure(7.2, 2.6)
@@ -102,13 +133,16 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty chart of inches, without the box and with a faint grid; no pyplot, hence no global state."""
     figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    return figure, _plain(figure.subplots())
+
+
+def _plain(axes: Axes) -> Axes:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(INK)
     axes.tick_params(colors=INK)
     axes.set_axisbelow(True)
     axes.grid(True, color=FAINT, linewidth=0.6)
-    return figure, axes
+    return axes
 
 
 def _png(figure: Figure) -> bytes:

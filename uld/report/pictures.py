@@ -112,6 +112,8 @@ def chart_pictures(run: Run) -> dict[str, Picture]:
         found["ced.png"] = Picture(charts.ced(curves, run.main), f"cumulative error curves of {', '.join(curves)}")
     if len(run.landmarks.sample) > 2 and run.landmarks.sample.shape[1] > 1:
         found["clusters.png"] = Picture(charts.cluster_map(run.landmarks), "descriptors on their two principal axes")
+    if run.rounds:
+        found["rounds.png"] = Picture(charts.rounds(run.rounds), "health of the labels over the rounds")
     for name, direction, draw in (
         ("landmark-errors.png", "backward", charts.landmark_errors),
         ("point-errors.png", "forward", charts.point_errors),

@@ -37,7 +37,8 @@ class Run:
 
     main: the table row in the pictures; inputs, landmarks, regressors: of that row. protocol: whose errors are shown;
     markup: the annotation set of the curves, the one with the most points, "" if there is none. metrics, plots: of all
-    rows (plots: row -> table name -> lines). health: heading -> name -> figures. params: the text of params.yaml.
+    rows (plots: row -> table name -> lines). health: heading -> name -> figures. rounds: step -> round -> figures of
+    its labels, in the order of params.yaml. params: the text of params.yaml.
     """
 
     dataset: str
@@ -52,6 +53,7 @@ class Run:
     metrics: dict[str, dict[str, Any]]
     plots: dict[str, dict[str, pd.DataFrame]]
     health: dict[str, dict[str, dict[str, Any]]]
+    rounds: dict[str, dict[str, dict[str, float]]]
     params: str
 
     def series(self, table: str, direction: str) -> dict[str, pd.DataFrame]:
@@ -76,12 +78,15 @@ class Run:
         return np.empty(0, dtype=np.int64), np.empty(0)
 
 
-def read(chosen: ReportParams, rows: list[str], dataset: str, protocol: str, params: Path) -> Run:
+def read(
+    chosen: ReportParams, rows: list[str], rounds: dict[str, str], dataset: str, protocol: str, params: Path
+) -> Run:
     """Read a run below the current folder.
 
     Args:
         chosen: block `report`.
         rows: names of the table rows.
+        rounds: name of each round -> its step.
         dataset: its name, for the title.
         protocol: name of the evaluation protocol to show.
         params: params.yaml.
@@ -110,6 +115,7 @@ def read(chosen: ReportParams, rows: list[str], dataset: str, protocol: str, par
         metrics={row: artifacts.read_json(Path("metrics") / f"{row}.json", f"evaluate@{row}") for row in rows},
         plots={row: _plots(row) for row in rows},
         health=_health(rows),
+        rounds=_rounds(rounds),
         params=params.read_text(encoding="utf-8"),
     )
 
@@ -121,6 +127,14 @@ def predictions(row: str) -> Predictions:
 
 def _plots(row: str) -> dict[str, pd.DataFrame]:
     return {name: artifacts.read_table(Path("plots") / row / f"{name}.csv", f"evaluate@{row}") for name in TABLES}
+
+
+def _rounds(rounds: dict[str, str]) -> dict[str, dict[str, dict[str, float]]]:
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name, step in rounds.items():
+        figures = artifacts.read_json(Path("metrics/rounds") / f"{name}.json", f"cluster@{name}")
+        found.setdefault(step, {})[name] = figures
+    return found
 
 
 def _health(rows: list[str]) -> dict[str, dict[str, dict[str, Any]]]:

@@ -1,7 +1,7 @@
 """Tables of the page, from the metrics trees."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 Tree = dict[str, Any]
@@ -62,16 +62,23 @@ def label_free(metrics: dict[str, Tree]) -> Table:
 
 
 def errors(metrics: dict[str, Tree], protocol: str, set_name: str) -> Table:
-    """Forward and backward NME on one mark-up, for each number of annotated training images, a line a table row."""
+    """Forward and backward NME of dense and filled landmarks on one mark-up, a line a table row.
+
+    Each number of annotated training images has columns of its own.
+    """
     branches = [pick(tree, f"{protocol}.{set_name}.dense") or {} for tree in metrics.values()]
     numbers = sorted({name for one in branches for name in one if name == "all" or name[1:].isdigit()})
     columns = [
-        Column(f"{way}, {'all rows' if number == 'all' else f'{number[1:]} rows'}", f"{number}.{way}_nme", 1)
+        Column(
+            f"{kind} {way}, {'all rows' if number == 'all' else f'{number[1:]} rows'}",
+            f"{protocol}.{set_name}.{kind}.{number}.{way}_nme",
+            1,
+        )
         for number in numbers
+        for kind in ("dense", "filled")
         for way in ("forward", "backward")
     ]
-    prefix = f"{protocol}.{set_name}.dense"
-    return _table(metrics, (*LABEL_FREE[:2], *(replace(one, path=f"{prefix}.{one.path}") for one in columns)))
+    return _table(metrics, (*LABEL_FREE[:2], *columns))
 
 
 def _table(metrics: dict[str, Tree], columns: tuple[Column, ...]) -> Table:
