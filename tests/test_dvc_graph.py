@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import graph
-from uld import datasets, methods, roi
+from uld import datasets, keypoints, methods, roi
 
 STAGES = graph.load("dvc.yaml")["stages"]
 # rooms that a stage opens by a name in params.yaml, and the files each name stands for
@@ -19,6 +19,7 @@ LAZY = {
 BY_NAME = {
     "data": ["uld/datasets/${dataset}.py"],
     "roi": ["uld/datasets/${dataset}.py", *(t.split(":")[0].replace(".", "/") + ".py" for t in roi.TABLE.values())],
+    "bootstrap": [t.split(":")[0].replace(".", "/") + ".py" for t in keypoints.POINTS.values()],
     "cluster": ["uld/methods/${item.step}.py"],
     "train": ["uld/methods/${item.step}.py"],
     "discover": ["uld/methods/${item.step}.py"],

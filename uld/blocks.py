@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from uld import datasets, methods, params, roi
-from uld.detector import RowParams
+from uld.bootstrap import BootstrapParams, teacher
+from uld.detector import RoundParams, RowParams
 from uld.errors import ParamsError
 from uld.evaluate.protocols import EvaluateParams
 from uld.features.backbone import PinnedParams
@@ -33,10 +34,11 @@ TABLES: dict[str, Callable[[str], Any]] = {  # a table's name -> the type of its
     "roi_providers": lambda name: roi.kind(name).Params,
     "backbones": lambda name: TrainParams | PinnedParams,
     "networks": lambda name: NetworkParams,
-    "starts": lambda name: FrozenParams,
+    "keypoints": teacher,
+    "starts": lambda name: FrozenParams | BootstrapParams,
     "variants": lambda name: RowParams,
     "steps": lambda name: methods.load(name).Params,
-    "rounds": lambda name: dict[str, str],
+    "rounds": lambda name: RoundParams,
 }
 
 
@@ -73,19 +75,52 @@ def problems(path: Path) -> list[str]:
 
 
 def _dangling(tree: dict[str, Any], path: Path) -> Iterator[str]:
-    rounds = tree.get("rounds") or {}
-    tables = {name: list(tree[name]) for name in TABLES if name in tree and name != "rounds"}
-    tables["starts or rounds"] = [*tree["starts"], *rounds]
-    references = [("dataset", tree["dataset"], "datasets"), ("backbone", tree["backbone"], "backbones")]
-    references += [("report.row", tree["report"]["row"], "variants")]
-    references += [("roi.providers", name, "roi_providers") for name in tree["roi"]["providers"]]
-    for table, lines in (("starts", tree["starts"]), ("rounds", rounds), ("variants", tree["variants"])):
-        for key, target in (("features", "networks"), ("start", "starts or rounds"), ("step", "steps")):
-            references += [(f"{table}.{name}.{key}", one[key], target) for name, one in lines.items() if key in one]
-    for key, name, table in references:
+    tree = tree | {name: tree.get(name) or {} for name in TABLES}
+    tables = {name: list(tree[name]) for name in TABLES}
+    tables["starts or rounds"] = [*tables["starts"], *tables["rounds"]]
+    for key, name, table in _references(tree):
         if name not in tables[table]:
-            yield f"{path}: {key}: '{name}' is no line of {table}, which has {', '.join(tables[table])}."
-    for name, one in tree["starts"].items():
-        absent = [layer for layer in one.get("layers", []) if layer not in tree["readout"]["layers"]]
-        if absent:
-            yield f"{path}: starts.{name}.layers: {absent} are not in readout.layers, so they are not stored."
+            yield f"{path}: {key}: '{name}' is no line of {table}, which has {', '.join(tables[table]) or 'none'}."
+    yield from (f"{path}: {said}" for said in (*_order(tree), *_unstored(tree)))
+
+
+def _references(tree: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(key, the name that stands there, the table that must have it)."""
+    yield "dataset", tree["dataset"], "datasets"
+    yield "backbone", tree["backbone"], "backbones"
+    yield "report.row", tree["report"]["row"], "variants"
+    for name in tree["roi"]["providers"]:
+        yield "roi.providers", name, "roi_providers"
+    targets = {"features": "networks", "keypoints": "keypoints", "start": "starts or rounds", "step": "steps"}
+    for table in ("starts", "rounds", "variants"):
+        for name, one in tree[table].items():
+            yield from ((f"{table}.{name}.{key}", one[key], targets[key]) for key in targets if key in one)
+
+
+def _order(tree: dict[str, Any]) -> Iterator[str]:
+    """Rounds start from rounds above them and see the features of `trained` only; so do the rows that end them."""
+    rounds = list(tree["rounds"])
+    for number, (name, one) in enumerate(tree["rounds"].items()):
+        if name in tree["starts"]:
+            yield f"rounds.{name}: starts has a line of this name, and both keep a model in artifacts/rounds/{name}."
+        elif one["start"] == name:
+            yield f"rounds.{name}.start: a round cannot start from itself: name a line of starts or an earlier round."
+        elif one["start"] in rounds[number:]:
+            yield f"rounds.{name}.start: '{one['start']}' is a later round: name a line of starts or an earlier round."
+    for name, one in tree["variants"].items():
+        if one["start"] in rounds and one["features"] != "trained":
+            yield (
+                f"variants.{name}.features: '{one['features']}' is not what round '{one['start']}' was trained on: "
+                "rows that start from a round have features: trained."
+            )
+
+
+def _unstored(tree: dict[str, Any]) -> Iterator[str]:
+    """Layers and timesteps that a start reads and the feature stores lack."""
+    for name, start in tree["starts"].items():
+        for part in ("", ".projection", ".model"):
+            block = start.get(part[1:], {}) if part else start
+            for key in ("layers", "timesteps"):
+                absent = [one for one in block.get(key, []) if one not in tree["readout"][key]]
+                if absent:
+                    yield f"starts.{name}{part}.{key}: {absent} are not in readout.{key}, so they are not stored."

@@ -22,6 +22,7 @@ class Points(StrEnum):
 
     dense = "dense"
     detected = "detected"
+    filled = "filled"
 
 
 class Format(StrEnum):
@@ -72,7 +73,7 @@ def predict(
 def table(
     markup: Annotated[str | None, typer.Option("--set", help="Mark-up; if none is named, p68 or the first.")] = None,
     protocol: Annotated[str | None, typer.Option(help="Of the evaluation; if none is named, the first.")] = None,
-    points: Annotated[Points, typer.Option(help="Score the best match in every image, or detections.")] = Points.dense,
+    points: Annotated[Points, typer.Option(help="The best match in every image, detections, or both.")] = Points.dense,
     experiments: Annotated[bool, typer.Option("--experiments", help="Of `dvc exp run`: mean ± deviation.")] = False,
     every: Annotated[bool, typer.Option("--all", help="Every figure, not only the main ones.")] = False,
     format: Annotated[Format, typer.Option(help="For the terminal, as Markdown, or with plain numbers.")] = Format.text,
@@ -120,7 +121,9 @@ def preset(
 def rounds(
     step: Annotated[str, typer.Argument(help="A block of `steps`.")],
     count: Annotated[int, typer.Argument(metavar="N", help="Number of rounds.")],
-    start: Annotated[str | None, typer.Option(help="Where the first one starts; else the first of `starts`.")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="Where the first one starts; else as now, or at the first of `starts`.")
+    ] = None,
 ) -> None:
     """Write N lines STEP-1 ... STEP-N into the table `rounds` of params.yaml, each starting from the one before."""
 

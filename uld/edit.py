@@ -42,7 +42,7 @@ def load(path: Path) -> CommentedMap:
 
 
 def put(tree: CommentedMap, key: str, value: Any, where: Path) -> None:
-    """Replace the value at the dotted `key`.
+    """Replace the value at the dotted `key`; one that is equal already keeps its layout.
 
     Raises:
         ParamsError: there is no such key in the file `where`.
@@ -53,7 +53,8 @@ def put(tree: CommentedMap, key: str, value: Any, where: Path) -> None:
         node = node.get(name) if isinstance(node, dict) else None
     if not isinstance(node, dict) or last not in node:
         raise ParamsError(f"{where}: key '{key}' is missing, so it cannot be changed: add it first.")
-    node[last] = deepcopy(value)  # the same list in two places would become an anchor and an alias
+    if node[last] != value or isinstance(node[last], bool) != isinstance(value, bool):  # True == 1
+        node[last] = deepcopy(value)  # the same list in two places would become an anchor and an alias
 
 
 def plain(tree: CommentedMap) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def lines(names: list[str], found: Detected, reasons: list[str], detected_only: 
     `reasons` (B,) say why an image was not read; "" if it was.
     """
     images, count = found.score.shape
-    xy, score = (found.xy, found.score) if detected_only else (found.dense_xy, found.dense_score)
+    xy, score = (found.xy, found.score) if detected_only else (found.filled_xy, found.filled_score)
     seen, placed = (np.isfinite(points).all(2) for points in (found.xy, xy))
     boxless = np.isnan(found.boxes).any(1)
     why = np.where(boxless, "no object box", "not detected").astype(object)
@@ -199,7 +199,7 @@ def _draw(folder: Path, root: Path, batch: Batch, found: Detected, detected_only
         if isinstance(image, DataError):
             continue
         radius = max(2.0, MARKER * float(np.nan_to_num(sides[n])))
-        drawn = figures.overlay(image, (found.xy if detected_only else found.dense_xy)[n], radius)
+        drawn = figures.overlay(image, (found.xy if detected_only else found.filled_xy)[n], radius)
         target = folder / Path(os.path.abspath(path)).relative_to(root)
         with artifacts.atomic(target.with_name(f"{target.name}.png")) as part:
             part.write_bytes(figures.png(drawn))

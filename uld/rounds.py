@@ -17,7 +17,8 @@ def chain(path: Path, step: str, count: int, start: str | None = None) -> list[s
         path: params.yaml.
         step: a block of `steps`.
         count: number of rounds.
-        start: where the first one starts: a line of `starts` or `rounds`; None: the first line of `starts`.
+        start: where the first one starts: a line of `starts` or `rounds`; None: where it starts now, or else the first
+            line of `starts`.
 
     Returns:
         The lines as written.
@@ -32,14 +33,15 @@ def chain(path: Path, step: str, count: int, start: str | None = None) -> list[s
     rounds: dict[str, Any] = tree["rounds"] or {}
     ours = [line for line in rounds if re.fullmatch(re.escape(step) + r"-\d+", line)]
     places = [*tree["starts"], *(line for line in rounds if line not in ours)]
+    start = start or rounds.get(f"{step}-1", {}).get("start") or places[0]
     if step not in tree["steps"]:
         raise ParamsError(f"{path}: there is no step '{step}'; steps has {', '.join(tree['steps'])}.")
-    if (start or places[0]) not in places:
+    if start not in places:
         raise ParamsError(f"{path}: a chain of '{step}' cannot start from '{start}'; there are {', '.join(places)}.")
     if count < 1:
         raise ParamsError(f"{count} rounds of '{step}': at least 1 is needed.")
     wanted = [f"{step}-{number}" for number in range(1, count + 1)]
-    before = [start or places[0], *wanted]
+    before = [start, *wanted]
     blocks = {line: {"start": one, "step": step} for line, one in zip(wanted, before, strict=False)}
     _refuse_in_use(tree, set(ours) - set(wanted), wanted, path)
     text = _splice(path.read_text(), tree, ours, blocks, path)

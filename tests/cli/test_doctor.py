@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from uld.features import backbone
 from uld.features.extractor import Extractor, ReadoutParams
 
 ROOT = Path(__file__).parents[2]
+PLAIN = {"mirror": False, "rotate": 0, "scale": 1}
 
 
 def put(path: Path, **changes: object) -> None:
@@ -30,7 +32,14 @@ def ready(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (project / "photos").mkdir()
     for name in "abc":
         (project / f"photos/{name}.png").touch()
-    put(project / "params.yaml", dataset="folder", source="photos", roi__providers=["full"])
+    put(
+        project / "params.yaml",
+        dataset="folder",
+        source="photos",
+        roi__providers=["full"],
+        networks__trained__views=[PLAIN] * 3,
+        networks__untrained__views=[PLAIN] * 2,
+    )
     monkeypatch.setattr(doctor, "_dvc", lambda: "up to date")
     monkeypatch.setattr(doctor, "_stage_python", lambda: "python")
     return project
@@ -69,6 +78,58 @@ def test_what_is_missing_is_named_with_its_remedy(ready, uld, changes: dict, sub
     done = uld("doctor")
     assert done.exit_code == 1
     assert "missing" in done.output
+
+
+def chained(a: str = "silk", b: str = "a", **more: str) -> dict[str, dict[str, str]]:
+    """Rounds a, b and more by where they start."""
+    return {name: {"start": start, "step": "duld"} for name, start in {"a": a, "b": b, **more}.items()}
+
+
+def row(start: str) -> dict[str, object]:
+    return {"features": "trained", "start": start, "step": "duld", "landmarks": 10}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rounds": chained(b="c")}, r"rounds\.b\.start: 'c' is no line of starts or rounds, which has .*silk, a, b"),
+        ({"rounds": chained(b="b")}, r"rounds\.b\.start: a round cannot start from itself"),
+        ({"rounds": chained(a="b")}, r"rounds\.a\.start: 'b' is a later round: name .* an earlier round"),
+        ({"rounds": chained(frozen="b")}, r"rounds\.frozen: starts has a line of this name"),
+        ({"variants__duld__start": "d"}, r"variants\.duld\.start: 'd' is no line of starts or rounds"),
+        (
+            {"variants__duld__features": "untrained"},
+            r"variants\.duld\.features: 'untrained' is not what round 'b' was trained on: .* features: trained",
+        ),
+        ({"keypoints": {}}, r"starts\.silk\.keypoints: 'silk' is no line of keypoints, which has none"),
+        (
+            {"starts__silk__projection__layers": [[0, 0], [3, 1]]},
+            r"starts\.silk\.projection\.layers: \[\[3, 1\]\] are not in readout\.layers",
+        ),
+        (
+            {"starts__silk__model__layers": [[0, 0], [3, 1]]},
+            r"starts\.silk\.model\.layers: \[\[3, 1\]\] are not in readout\.layers",
+        ),
+        (
+            {"starts__silk__model__timesteps": [74, 75]},
+            r"starts\.silk\.model\.timesteps: \[75\] are not in readout\.timesteps",
+        ),
+    ],
+)
+def test_a_wrong_reference_is_one_clear_message(project: Path, changes: dict[str, object], message: str) -> None:
+    path = project / "params.yaml"
+    put(path, rounds=chained(), variants={"duld": row("b")}, report__row="duld")
+    assert blocks.problems(path) == []
+    put(path, **changes)
+    (told,) = blocks.problems(path)
+    assert re.search(message, told), told
+
+
+@pytest.mark.parametrize("nothing", [None, {}])
+def test_without_rounds(project: Path, nothing: object) -> None:
+    path = project / "params.yaml"
+    put(path, rounds=nothing, variants={"duld": row("silk")}, report__row="duld")
+    assert blocks.problems(path) == []
 
 
 def test_an_unknown_key_anywhere_is_found(ready) -> None:
@@ -119,14 +180,16 @@ def test_the_estimate_is_what_the_network_gives(ready, pixel_folder: Path, monke
         backbones__sd15__image_size=32,
         readout__layers=layers,
         starts__frozen__layers=[[0, 0]],
+        starts__silk__projection__layers=[[0, 0]],
+        starts__silk__model__layers=[[0, 1]],
         reduce=reduction,
     )
     readout = ReadoutParams(((0, 0), (0, 1), (1, 1)), (24, 74, 142), "add_noise", 50, "float32")
     features = Extractor(backbone.load(pixel_folder), readout, 0)(torch.rand(1, 3, 32, 32))
     limit = 40 if reduction else 10**9
     values = sum(min(limit, one.shape[1]) * int(np.prod(one.shape[2:])) for one in features.values())
-    photographs, views, networks = 3, 4, 2
-    assert doctor.store_bytes(params.load(path)) == 2 * photographs * views * networks * values
+    photographs, views = 3, 3 + 2
+    assert doctor.store_bytes(params.load(path)) == 2 * photographs * views * values
     assert findings(path)["backbone"].there
 
 
@@ -149,8 +212,11 @@ def test_sd15_by_hand(ready, monkeypatch) -> None:
         readout__timesteps=[261],
         reduce={"dims": 64, "images": 500},
         starts__frozen__layers=layers,
+        starts__silk__projection__layers=layers,
+        starts__silk__model__layers=layers,
+        starts__silk__model__timesteps=[261],
     )
-    expected = 2 * 3 * 4 * 2 * 64 * (16**2 + 2 * 32**2 + 64**2)
+    expected = 2 * 3 * (3 + 2) * 64 * (16**2 + 2 * 32**2 + 64**2)
     assert doctor.store_bytes(params.load(ready / "params.yaml")) == expected
     assert findings()["backbone"].there is False  # no weights in it
 

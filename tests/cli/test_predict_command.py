@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -67,6 +68,24 @@ def test_a_line_for_each_image_and_landmark(detector, uld) -> None:
     assert table["x2"].tolist() == np.repeat([19.5, 29.5, 39.5], K).tolist()
     assert table["reason"].isna().all()
     assert "3 images" in done.stdout
+
+
+def test_detections_are_given_as_they_are_and_only_gaps_are_filled(detector, uld, monkeypatch) -> None:
+    plain = detector.detect
+
+    def detect(images, ids):
+        found = plain(images, ids)
+        return replace(found, dense_xy=found.dense_xy + 5, dense_score=found.dense_score + 0.25)
+
+    monkeypatch.setattr(detector, "detect", detect)
+    path = photo(Path("a.png"))
+    assert uld("predict", "model", path, "--overlay", "drawn").exit_code == 0
+    table = read()
+    assert table[["x", "y", "score"]].to_numpy().tolist() == [[19, 0, 0.5], [19, 1, 0.5], [24, 7, 0.75]]
+    assert table["found"].tolist() == ["detected", "detected", "dense"]
+    drawn = cv2.imread("drawn/a.png.png")[:, :, ::-1]
+    points = np.array([[19, 0], [19, 1], [24, 7]], np.float32)
+    assert np.array_equal(drawn, figures.overlay(np.full((10, 20, 3), 200, np.uint8), points, 2.0))
 
 
 def test_only_what_is_detected(detector, uld) -> None:

@@ -3,11 +3,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from uld import blocks, edit, params, presets
 from uld.errors import DataError, ParamsError
+from uld.models import aggregator
 from uld.presets import hydra
 
 NAMES = presets.names()
@@ -61,15 +62,56 @@ def test_the_printed_experiment_does_what_write_does(project, name: str) -> None
     assert params.load(Path("other.yaml")) == edit.plain(tree)
 
 
-def test_the_way_back(project) -> None:
+@pytest.mark.parametrize("there", ["sd15-hyperfeatures", "paper"])
+def test_the_way_back(project, there: str) -> None:
     path = project / "params.yaml"
     before = params.load(path)
-    for name in ("sd15-hyperfeatures", "orl"):
+    for name in (there, "orl"):
         tree, _ = presets.apply(load(name), path)
         edit.save(path, tree)
     after = params.load(path)
     assert blocks.problems(path) == []
     assert after == before
+
+
+def test_paper_is_the_published_run(project) -> None:
+    tree = edit.plain(presets.apply(load("paper"), project / "params.yaml")[0])
+    start, step = tree["starts"]["silk"], tree["steps"]["duld"]
+    assert tree["backbone"] == "sd15"
+    assert len(tree["readout"]["layers"]) * len(tree["readout"]["timesteps"]) == 132
+    assert start["projection"]["layers"] == start["model"]["layers"] == tree["readout"]["layers"]
+    assert start["model"]["timesteps"] == tree["readout"]["timesteps"]
+    assert (start["projection"]["grid"], start["projection"]["dims"]) == (64, 128)
+    assert start["model"] | aggregator.PUBLISHED == start["model"]
+    assert (start["steps"], 2 * start["pairs"], start["lr"], start["descriptor_lr"]) == (50_000, 12, 1e-4, 1e-4)
+    assert 20 * step["train"]["steps"] == 100_000
+    assert (step["join"], step["fill"], step["surplus"], step["recentre"]) == (None, None, 1, 0)
+    assert step["detect"] == {"radius": 3, "threshold": 0.15, "least": 0, "cap": 50}
+    assert (step["train"]["apart"], step["train"]["lr"], step["train"]["descriptor_lr"]) == (5.7, 1e-4, 1e-4)
+
+
+def test_the_rounds_of_the_paper(project, uld) -> None:
+    assert uld("preset", "paper", "--write").exit_code == 0
+    assert uld("rounds", "duld", 20).exit_code == 0
+    tree = params.load(project / "params.yaml")
+    chain = [name for name, one in tree["rounds"].items() if one["step"] == "duld"]
+    assert chain == [f"duld-{n}" for n in range(1, 21)]
+    assert tree["rounds"]["duld-1"]["start"] == "silk"
+    assert blocks.problems(project / "params.yaml") == []
+
+
+def test_a_value_that_stays_keeps_its_anchor(project) -> None:
+    path = Path("small.yaml")
+    path.write_text("a: &x [1, 2]   # why\nb: *x\nc: 1\n")
+    tree = edit.load(path)
+    edit.put(tree, "a", [1, 2], path)
+    edit.save(path, tree)
+    assert path.read_text() == "a: &x [1, 2]   # why\nb: *x\nc: 1\n"
+    edit.put(tree, "b", [3], path)
+    edit.put(tree, "c", True, path)
+    edit.save(path, tree)
+    assert params.load(path) == {"a": [1, 2], "b": [3], "c": True}
+    assert params.load(path)["c"] is True
 
 
 def test_folder_takes_the_users_path(project, uld) -> None:
@@ -128,6 +170,10 @@ values = st.recursive(
 )
 
 
+@example("NULL")
+@example("true")
+@example("-inf")
+@example(".5")
 @given(values)
 def test_any_value_survives_the_grammar_of_overrides(value) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser

@@ -42,8 +42,9 @@ def test_the_chain_is_written_and_all_else_stays(tmp_path, table: str, count: in
     chain(path, "duld", count)
     after = params.load(path)
     wanted = [f"duld-{n}" for n in range(1, count + 1)]
+    first = (before["rounds"] or {}).get("duld-1", {"start": "frozen"})["start"]  # as it was, or the first of starts
     assert [after["rounds"][line] for line in wanted] == [
-        {"start": start, "step": "duld"} for start in ["frozen", *wanted[:-1]]
+        {"start": start, "step": "duld"} for start in [first, *wanted[:-1]]
     ]
     others = {name: line for name, line in (before["rounds"] or {}).items() if not name.startswith("duld-")}
     assert {name: line for name, line in after["rounds"].items() if name not in wanted} == others
@@ -61,6 +62,15 @@ def test_lines_that_stay_keep_their_comments(tmp_path) -> None:
     write(path, TABLES[4])
     chain(path, "duld", 2)
     assert "  duld-1: {start: frozen, step: duld} # first\n  duld-2: {start: duld-1, step: duld}\n" in path.read_text()
+
+
+def test_a_longer_chain_starts_where_it_did_unless_told(tmp_path) -> None:
+    path = tmp_path / "params.yaml"
+    write(path, TABLES[6])
+    chain(path, "duld", 3)
+    assert [line["start"] for line in params.load(path)["rounds"].values()] == ["other", "duld-1", "duld-2"]
+    chain(path, "duld", 1, "frozen")
+    assert params.load(path)["rounds"] == {"duld-1": {"start": "frozen", "step": "duld"}}
 
 
 def test_a_shorter_chain_takes_lines_out_unless_they_are_used(tmp_path) -> None:

@@ -1,10 +1,12 @@
 """Experiments: one changed key runs what hangs on it and nothing else, and going back costs nothing."""
 
 import json
+import sys
 
 import pytest
 
 from smoke.project import Project, ran, restored
+from uld import params
 
 ROW = [*(f"{stage}@zeroshot" for stage in ("discover", "predict", "regress", "evaluate")), "report"]
 
@@ -31,6 +33,23 @@ def test_a_queued_experiment_runs_the_changed_row_from_committed_files(fewer: tu
     project, said = fewer
     assert ran(said) == ROW
     assert project.metrics("zeroshot")["landmarks"] == 8
+
+
+def test_one_more_round_runs_what_is_new(project: Project) -> None:
+    project.run(sys.executable, "-m", "uld.cli", "rounds", "duld", "2")
+    assert params.load(project.root / "params.yaml")["rounds"]["duld-2"] == {"start": "duld-1", "step": "duld"}
+    before = project.files("artifacts")
+    assert ran(project.dvc("repro")) == ["cluster@duld-2", "train@duld-2", "report"]
+    after = project.files("artifacts")
+    assert {name: after[name] for name in before} == before
+    assert {name for name in after if name not in before} == {
+        *(f"labels/duld-2/{name}" for name in ("labels.h5", "landmarks.h5")),
+        *(f"rounds/duld-2/{name}" for name in ("head.json", "head.safetensors", "labels.h5", "training.csv")),
+    }
+    assert "label_change" in params.load(project.root / "metrics/rounds/duld-2.json")
+    project.set(**{"variants.duld.start": "duld-2"})
+    row = [f"{stage}@duld" for stage in ("discover", "predict", "regress", "evaluate")]
+    assert ran(project.dvc("repro")) == [*row, "report"]
 
 
 def test_metrics_diff(fewer: tuple[Project, str]) -> None:

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from smoke.project import Project
 
 # one image a shard; dies without a word after writing the sixth and before noting that it did
@@ -69,3 +71,24 @@ def test_backbone_goes_on_after_sigterm_and_ctrl_c(project: Project) -> None:
     resumed = project.files("artifacts/backbone")
     project.dvc("repro", "--force", "--single-item", "backbone")
     assert project.files("artifacts/backbone") == resumed
+
+
+@pytest.mark.parametrize(("stage", "name", "key"), [("bootstrap", "silk", "starts.silk.steps"),
+                                                    ("train", "duld-1", "steps.duld.train.steps")])  # fmt: skip
+def test_training_on_the_store_goes_on_after_sigterm(project: Project, stage: str, name: str, key: str) -> None:
+    project.set(**{key: 120})
+    stopped = project.start(sys.executable, f"stages/{stage}.py", name)
+    wait_for(stopped, f"{'bootstrap silk' if stage == 'bootstrap' else 'round duld-1'} step 50 ")
+    stopped.terminate()
+    _, said = stopped.communicate(timeout=60)
+    assert stopped.returncode == 130
+    assert "of 120; run again to go on" in said
+    assert "Traceback" not in said
+    resumed = project.stage(stage, name)
+    assert resumed.returncode == 0
+    assert " step 50 of 120" not in resumed.stdout
+    assert " step 100 of 120" in resumed.stdout
+    files = project.files(f"artifacts/rounds/{name}")
+    whole = project.stage(stage, name)
+    assert " step 50 of 120" in whole.stdout
+    assert project.files(f"artifacts/rounds/{name}") == files

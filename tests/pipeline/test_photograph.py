@@ -5,20 +5,25 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from smoke.project import Project
 from uld.artifacts import read_predictions
 
 
-def test_predict_on_photographs_equals_the_cached_prediction(finished: Project, tmp_path: Path) -> None:
-    cached = read_predictions(finished.root / "artifacts/predictions/zeroshot.h5")
-    names = list(cached.images[cached.split == "test"])
+@pytest.mark.parametrize("row", ["zeroshot", "duld"])
+def test_predict_on_photographs_equals_the_cached_prediction(finished: Project, tmp_path: Path, row: str) -> None:
+    cached = read_predictions(finished.root / f"artifacts/predictions/{row}.h5")
+    test = cached.split == "test"
+    names = list(cached.images[test])
     photographs = [f"photos/{name}" for name in names]
     out = f"{tmp_path}/landmarks.csv"
-    finished.run(sys.executable, "-m", "uld.cli", "predict", "artifacts/detectors/zeroshot", *photographs, "--out", out)
+    finished.run(sys.executable, "-m", "uld.cli", "predict", f"artifacts/detectors/{row}", *photographs, "--out", out)
     told = pd.read_csv(out)
     assert told["image"].unique().tolist() == photographs
     xy = told[["x", "y"]].to_numpy().reshape(len(names), -1, 2)
     score = told["score"].to_numpy().reshape(len(names), -1)
-    np.testing.assert_allclose(xy, cached.dense_xy[cached.split == "test"], atol=0.05)
-    np.testing.assert_allclose(score, cached.dense_score[cached.split == "test"], atol=1e-3)
+    seen = (told["found"] == "detected").to_numpy().reshape(len(names), -1)
+    np.testing.assert_array_equal(seen, np.isfinite(cached.score[test]))
+    np.testing.assert_allclose(xy, cached.filled_xy[test], atol=0.05)
+    np.testing.assert_allclose(score, np.where(seen, cached.score[test], cached.dense_score[test]), atol=1e-3)

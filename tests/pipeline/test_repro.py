@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from smoke.project import Project, ran
-from uld.artifacts import read_annotations, read_predictions
+from uld.artifacts import read_annotations, read_labels, read_predictions
 
 
 def test_every_output_is_there(finished: Project) -> None:
@@ -17,14 +17,19 @@ def test_every_output_is_there(finished: Project) -> None:
         "artifacts/backbone/unet/config.json",
         "artifacts/features/trained.zarr/zarr.json",
         "artifacts/rounds/frozen/head.json",
-        "artifacts/labels/once/labels.h5",
-        "artifacts/rounds/once/head.json",
+        "artifacts/rounds/silk/training.csv",
+        "artifacts/labels/duld-1/labels.h5",
+        "artifacts/rounds/duld-1/head.json",
+        "artifacts/rounds/duld-1/training.csv",
         "artifacts/landmarks/zeroshot/landmarks.h5",
         "artifacts/predictions/zeroshot.h5",
         "artifacts/detectors/zeroshot/detector.json",
+        "artifacts/detectors/duld/head/head.safetensors",
         "artifacts/regressors/zeroshot.h5",
         "metrics/backbone.json",
         "metrics/heads/frozen.json",
+        "metrics/heads/silk.json",
+        "metrics/rounds/duld-1.json",
         "metrics/mean_shape.json",
         "plots/zeroshot/ced.csv",
         "report/index.html",
@@ -38,6 +43,9 @@ def test_landmarks_say_more_about_a_face_than_the_mean_shape(finished: Project) 
     )
     assert 0 < zeroshot["forward_nme"] < mean["forward_nme"]
     assert 0 < zeroshot["backward_nme"] < 50
+    duld = finished.metrics("duld")["canonical"]["points"]
+    assert 0 < duld["dense"]["all"]["forward_nme"] < mean["forward_nme"]
+    assert 0 < duld["filled"]["all"]["forward_nme"] < mean["forward_nme"]
     assert "backward_nme" not in mean
 
 
@@ -63,10 +71,27 @@ def test_predictions_lie_in_the_photographs(finished: Project) -> None:
     assert found.dense_xy.max() < 80
 
 
+def test_a_round_trains_on_the_labels_of_both_hands(finished: Project) -> None:
+    """Labels of the training images and of their mirror images; the model of the round keeps what it was trained on."""
+    labels = read_labels(finished.root / "artifacts/labels/duld-1/labels.h5")
+    split = pd.read_csv(finished.root / "artifacts/roi/boxes.csv")["split"].to_numpy()
+    assert set(labels.view) == {0, 1}
+    for view in (0, 1):
+        image = labels.image[labels.view == view]
+        assert set(image) == set(np.flatnonzero(split == "train"))
+    assert set(labels.label) == set(range(10))
+    files = finished.files("artifacts")
+    assert files["rounds/duld-1/labels.h5"] == files["labels/duld-1/labels.h5"]
+    assert files["rounds/duld-1/head.safetensors"] != files["rounds/silk/head.safetensors"]
+    for name in ("silk", "duld-1"):
+        assert pd.read_csv(finished.root / f"artifacts/rounds/{name}/training.csv")["step"].tolist() == list(range(6))
+
+
 def test_the_report_shows_the_run(finished: Project) -> None:
     page = (finished.root / "report/index.html").read_text()
     assert "zeroshot" in page
     assert "mean_shape" in page
+    assert "Rounds of self-training" in page
     assert str(finished.root) not in page
 
 
@@ -92,7 +117,8 @@ def test_nothing_that_crosses_stages_holds_a_path_of_the_machine(finished: Proje
 
 
 def test_running_stages_again_gives_the_same_bytes(project: Project) -> None:
-    stages = ["data", "roi", "features@trained", "discover@zeroshot", "predict@zeroshot"]
+    stages = ["data", "roi", "features@trained", "bootstrap@silk", "cluster@duld-1", "train@duld-1"]
+    stages += [f"{stage}@{row}" for row in ("zeroshot", "duld") for stage in ("discover", "predict")]
     assert ran(project.dvc("repro", "--force", "--single-item", *stages)) == stages
     assert project.run("git", "status", "--porcelain") == ""
 
@@ -113,4 +139,4 @@ def test_plots_show_draws_the_ced(finished: Project) -> None:
 
 def test_results_table(finished: Project) -> None:
     said = finished.run(sys.executable, "-m", "uld.cli", "table", "--format", "csv").splitlines()
-    assert [line.split(",")[0] for line in said] == ["row", "mean_shape", "zeroshot"]
+    assert [line.split(",")[0] for line in said] == ["row", "mean_shape", "zeroshot", "duld"]

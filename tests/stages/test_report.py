@@ -29,6 +29,7 @@ PARAMS = """# the params of a "test" <run>
 seed: 0
 dataset: folder
 variants: {found: {}, mean_shape: {}}
+rounds: {}
 evaluate: {protocols: [canonical, ols], pck: [0.1], raw: 0.2, ced_limit: 0.2, bootstrap: 20}
 report: {row: found, grid: 7, worst: 3}
 """
@@ -178,6 +179,7 @@ def test_its_text(truth: np.ndarray) -> None:
     assert "self_match 0.81" in text
     assert '# the params of a "test" <run>' in text
     assert "NME needs annotations" not in text
+    assert "Rounds of self-training" not in text
     figure = json.loads(Path("metrics/found.json").read_text())["canonical"]["p5"]["dense"]["all"]
     assert f"{figure['forward_low']:.1f} – {figure['forward_high']:.1f}" in text
 
@@ -198,6 +200,20 @@ def test_the_headline_shows_landmarks_where_they_are(truth: np.ndarray) -> None:
     x, y = truth[TRAIN, 1] + 2  # landmark 1 of the first test image; the crop is centred on (24.5, 22.5), 56 wide
     column, row = (x - 24.5 + 28) * 160 / 56, (y - 22.5 + 28) * 160 / 56
     assert image[round(row - 0.5), round(column - 0.5), ::-1].tolist() == [0x8F, 0xD1, 0x4F]
+
+
+def test_rounds_of_self_training(truth: np.ndarray) -> None:
+    lines = "rounds: {a-1: {start: s, step: a}, b-1: {start: a-1, step: b}, a-2: {start: b-1, step: a}}"
+    Path("params.yaml").write_text(PARAMS.replace("rounds: {}", lines))
+    with pytest.raises(ArtifactError, match=r"metrics/rounds/a-1.json is missing: run `dvc repro cluster@a-1`"):
+        stage("report")
+    for number, name in enumerate(("a-1", "b-1", "a-2")):
+        artifacts.write_json(Path(f"metrics/rounds/{name}.json"), {"detections": number + 1.5, "silhouette": 0.1})
+    page = report()
+    assert page.open == []
+    assert "Rounds of self-training" in page.text
+    (chart,) = [one for one in page.images if one["alt"] == "health of the labels over the rounds"]
+    assert base64.b64decode(str(chart["src"]).split(",")[1]) == Path("report/rounds.png").read_bytes()
 
 
 def test_same_inputs_same_bytes(truth: np.ndarray) -> None:

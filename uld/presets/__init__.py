@@ -21,7 +21,7 @@ from uld.errors import DataError, ParamsError
 
 FOLDER = Path(__file__).parent
 IMAGES = "<images>"
-PLAIN = re.compile(r"[A-Za-z_./][\w./-]*")  # text that an override need not quote
+PLAIN = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z_/][\w./-]*", re.I)  # text that an override need not quote
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,120 @@
+"""A training step of a round: how much of it is the network, and drawing its pairs against reading through zarr."""
+
+import contextlib
+import io
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import zarr
+from timing import Ways, measure, report, run, same
+
+from uld import coords, runtime
+from uld.artifacts import Labels
+from uld.contrastive import Taught, TrainParams, contrast, draw_pairs
+from uld.features import store
+from uld.features.bank import Bank, Batch
+from uld.features.source import Frames
+from uld.features.store import Features, FeatureStore
+from uld.heatmaps import render
+from uld.losses import detector_mse
+from uld.models.aggregator import Aggregator
+from uld.models.frozen import FrozenHead
+from uld.models.learned import LearnedHead
+
+SIDE, GRID, K = 64, 32, 10
+TURNS = [(False, 0, 1), (True, 0, 1), (False, 15, 1), (True, 15, 1)]
+
+
+def make(folder: Path, rows: int, shapes: dict[str, tuple[int, int, int]]) -> Bank:
+    """A store of random features in four views, and its bank."""
+    views = np.stack([coords.view(SIDE, *turn) for turn in TURNS])
+    mirrored = np.array([turn[0] for turn in TURNS])
+
+    def compute(first: int, end: int) -> object:
+        rng = torch.Generator().manual_seed(first)
+        for view in range(len(views)):
+            block: Features = {n: torch.randn(end - first, *shape, generator=rng) for n, shape in shapes.items()}
+            yield 0, view, block
+
+    (folder / "scratch").mkdir()
+    with contextlib.redirect_stdout(io.StringIO()):  # the progress bar
+        store.build(folder / "x.zarr", folder / "scratch", {"rows": rows}, views, mirrored, compute, shapes)  # type: ignore[arg-type]
+    box = np.tile([0.0, 0.0, SIDE, SIDE], (rows, 1))
+    affine = coords.crop(box, 0, SIDE)
+    frames = Frames(affine, box, views, lambda at: np.ones((len(at), SIDE, SIDE), bool), SIDE, GRID)
+    return Bank(FeatureStore(folder / "x.zarr"), frames, np.arange(rows), list(shapes))
+
+
+def labels(rows: int) -> Labels:
+    """K points in each image and its mirror image."""
+    image, view, slot = (part.ravel() for part in np.meshgrid(np.arange(rows), [0, 1], np.arange(K), indexing="ij"))
+    xy = runtime.rng(0, "bench-labels").uniform(8, SIDE - 8, (len(image), 2)).astype(np.float32)
+    return Labels(image, view, slot, xy, np.ones(len(image), np.float32), np.ones(len(image), bool))
+
+
+def main(small: bool) -> None:
+    rows, repeats = (6, 1) if small else (200, 7)
+    shapes = {"l00_t74": (128, 8, 8), "l01_t74": (128, 8, 8), "l10_t74": (64, 16, 16), "l20_t74": (32, 32, 32)}
+    p = TrainParams(120, 2 if small else 6, 1e-3, 5e-5, 0.5, 1.0, 0.8, 64, 2.85, 10.0)
+    with tempfile.TemporaryDirectory() as name:
+        bank = make(Path(name), rows, shapes)
+        taught = Taught(labels(rows), bank, K)
+        sizes = [shape[0] for shape in shapes.values()]
+        head = LearnedHead(
+            FrozenHead(list(shapes), sizes, 64, GRID, "image"),
+            Aggregator(list(shapes), sizes, 32, 64, 8, GRID),
+            48,
+            "linear",
+        ).to(runtime.device())
+        with torch.no_grad():
+            head.base.projection.normal_()
+        optimiser = torch.optim.Adam(head.parameters(), lr=p.lr)
+        arrays = {n: zarr.open_array(Path(name) / "x.zarr" / n, mode="r") for n in shapes}
+
+        def drawn() -> tuple[Batch, torch.Tensor, torch.Tensor]:
+            return draw_pairs(bank, taught, p, runtime.rng(0, "bench-draw"))
+
+        def through_zarr() -> Features:
+            batch = drawn()[0]
+            places = list(zip(batch.rows.tolist(), batch.views.tolist(), strict=True))
+            return {
+                n: torch.from_numpy(np.stack([np.asarray(a[at]) for at in places])).float() for n, a in arrays.items()
+            }
+
+        batch = drawn()[0]
+
+        def matrices() -> torch.Tensor:
+            descriptors, logits = head.maps(batch.features)
+            loss = logits.sigmoid().square().mean() + descriptors.square().mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            return loss
+
+        def whole() -> torch.Tensor:
+            batch, xy, cells = drawn()
+            descriptors, logits = head.maps(batch.features)
+            positive, negative = contrast(descriptors, xy, cells, batch.inside, p)
+            loss = detector_mse(logits[:, 0].sigmoid(), render(xy, GRID, p.sigma), batch.inside)
+            loss = loss + (positive.sum() + negative.sum()) / (len(positive) + len(negative))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            return loss
+
+        for key, value in through_zarr().items():
+            same(key, value, batch.features[key].cpu())
+        draws: Ways = {"uld": drawn, "a view at a time by zarr": through_zarr}
+        seconds, _ = measure(draws, repeats)
+        report(f"drawing {p.pairs} pairs of views", seconds, p.pairs, "pairs", "a view at a time by zarr")
+        parts: Ways = {"network only": matrices, "whole step": whole, "drawing": drawn}
+        seconds, _ = measure(parts, repeats)
+        share = seconds["network only"] / seconds["whole step"]
+        print(f"training step: {100 * share:.0f} % of it is the network, forward, backward and update")
+        report("training step", {n: seconds[n] for n in ("network only", "whole step")}, 1, "steps", "whole step")
+
+
+if __name__ == "__main__":
+    run(main)
