@@ -18,7 +18,7 @@ def chain(path: Path, step: str, count: int, start: str | None = None) -> list[s
         step: a block of `steps`.
         count: number of rounds.
         start: where the first one starts: a line of `starts` or `rounds`; None: where it starts now, or else the first
-            line of `starts`.
+            line of `starts` that can be trained.
 
     Returns:
         The lines as written.
@@ -33,7 +33,8 @@ def chain(path: Path, step: str, count: int, start: str | None = None) -> list[s
     rounds: dict[str, Any] = tree["rounds"] or {}
     ours = [line for line in rounds if re.fullmatch(re.escape(step) + r"-\d+", line)]
     places = [*tree["starts"], *(line for line in rounds if line not in ours)]
-    start = start or rounds.get(f"{step}-1", {}).get("start") or places[0]
+    learned = [name for name, block in tree["starts"].items() if block.get("head") == "learned"]
+    start = start or rounds.get(f"{step}-1", {}).get("start") or [*learned, *places][0]
     if step not in tree["steps"]:
         raise ParamsError(f"{path}: there is no step '{step}'; steps has {', '.join(tree['steps'])}.")
     if start not in places:

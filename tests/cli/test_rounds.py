@@ -57,6 +57,12 @@ def test_the_chain_is_written_and_all_else_stays(tmp_path, table: str, count: in
     assert path.read_text() == once
 
 
+def test_a_new_chain_starts_where_something_can_be_trained(tmp_path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("starts: {frozen: {head: frozen}, silk: {head: learned}}\nrounds: {}\nvariants: {}\nsteps: {duld: {}}\n")
+    assert chain(path, "duld", 2) == ["duld-1: {start: silk, step: duld}", "duld-2: {start: duld-1, step: duld}"]
+
+
 def test_lines_that_stay_keep_their_comments(tmp_path) -> None:
     path = tmp_path / "params.yaml"
     write(path, TABLES[4])
@@ -110,7 +116,7 @@ def test_the_shipped_table_takes_rounds(project) -> None:
     assert blocks.problems(path) == []
     added = [line for line in path.read_text().splitlines() if line not in before.splitlines()]
     assert added[-2:] == [
-        "  zeroshot-1: {start: frozen, step: zeroshot}",
+        "  zeroshot-1: {start: silk, step: zeroshot}",
         "  zeroshot-2: {start: zeroshot-1, step: zeroshot}",
     ]
 

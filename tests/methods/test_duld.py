@@ -12,6 +12,7 @@ import torch
 from tests.methods.conftest import PARTS, Course, Planted
 from uld import contrastive, runtime
 from uld.artifacts import Labels, Landmarks
+from uld.cluster.recentre import hold
 from uld.errors import ULDError
 from uld.methods import load
 from uld.methods.base import Discovery, Found, Method
@@ -35,10 +36,8 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def discover(
-    source: Any, count: int = PARTS, previous: Labels | None = None, seed: int = 0, **changes: Any
-) -> Discovery:
-    return method(**changes).discover(source, ROWS, count, rng(seed), previous)
+def discover(source: Any, count: int = PARTS, previous: Labels | None = None, seed: int = 0, **other: Any) -> Discovery:
+    return method(**other).discover(source, ROWS, count, rng(seed), previous)
 
 
 def parts_of(source: Any, landmarks: Landmarks, rows: np.ndarray = TEST, view: int = 0) -> list[int]:
@@ -58,16 +57,20 @@ def keys(labels: Labels) -> list[tuple[int, int, int]]:
 # --- discover ---
 
 
-@pytest.mark.parametrize(("pool", "count"), [("detections", PARTS), ("pixels", PARTS + 1)])
-@pytest.mark.parametrize("surplus", [1, 2])
+@pytest.mark.parametrize(
+    ("pool", "count", "surplus"), [("detections", PARTS, 1), ("pixels", PARTS + 1, 1), ("pixels", PARTS, 2)]
+)
 @pytest.mark.parametrize("recentre", [0, 3])
 def test_finds_the_planted_parts(planted: Planted, pool: str, count: int, surplus: int, recentre: int) -> None:
+    """One more landmark takes the background, which lies elsewhere in every view; of a surplus it is left out."""
     found = discover(planted, count, pool=pool, surplus=surplus, recentre=recentre)
     assert found.landmarks.centroids.shape == (count, 1 + 3 * PARTS)
-    if surplus == 1:
-        for view in (0, 1, 2):
-            assert sorted(set(parts_of(planted, found.landmarks, view=view)) - {-1}) == list(range(PARTS))
-    assert found.quality["wander"] < 0.3 and 0.7 < found.quality["centroid_norm"] <= 1.00001
+    for view in (0, 1, 2):
+        slots = parts_of(planted, found.landmarks, view=view)
+        assert sorted(set(slots) - {-1}) == list(range(PARTS)) and slots.count(-1) == count - PARTS
+    assert (found.quality["wander"] < 0.3) == (count == PARTS)
+    norms = np.linalg.norm(found.landmarks.centroids, axis=1)
+    assert found.quality["centroid_norm"] == pytest.approx(norms.mean()) and 0.7 < norms.min() <= norms.max() < 1.00001
     assert {"points", "inertia", "smallest_cluster", "largest_cluster", "empty_clusters"} < set(found.quality)
 
 
@@ -99,6 +102,19 @@ def test_the_batch_size_does_not_show(planted: Planted, monkeypatch: pytest.Monk
     again = discover(planted, pool=pool)
     np.testing.assert_allclose(again.landmarks.centroids, whole.landmarks.centroids, atol=1e-5)
     np.testing.assert_array_equal(again.landmarks.exemplar_image, whole.landmarks.exemplar_image)
+
+
+def test_as_many_images_are_held_as_asked(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[np.ndarray] = []
+
+    def spy(source: Any, rows: np.ndarray, view: int) -> Any:
+        held.append(rows)
+        return hold(source, rows, view)
+
+    monkeypatch.setattr("uld.methods.duld.hold", spy)
+    discover(planted, images=5)
+    assert len(held) == 2 and len(held[0]) == 5 and np.isin(held[0], ROWS).all()
+    np.testing.assert_array_equal(held[0], np.unique(held[1]))  # sorted, the same in both hands
 
 
 class Restless(Planted):
@@ -147,7 +163,7 @@ def test_landmarks_are_pictured_where_they_are() -> None:
                 rows = landmarks.exemplar_image[slot]
                 assert len(set(rows)) == 8 and np.isin(rows, ROWS).all()
                 truth = source.to_image(rows, source.centres[rows, part][:, None])[:, 0]
-                assert np.abs(landmarks.exemplar_xy[slot] - truth).max() < 3 * 0.75
+                assert np.abs(landmarks.exemplar_xy[slot] - truth).max() < 3 * 1.5
 
 
 def test_no_detection_at_all(planted: Planted) -> None:
@@ -170,20 +186,21 @@ def labelled(source: Any, landmarks: Landmarks, **changes: Any) -> Labels:
     return method(**changes).label(source, landmarks, ROWS, rng()).labels
 
 
-@pytest.mark.parametrize("surplus", [1, 2])
-@pytest.mark.parametrize("pool", ["detections", "pixels"])
-def test_landmarks_keep_their_numbers(planted: Planted, pool: str, surplus: int) -> None:
-    first = discover(planted).landmarks
+@pytest.mark.parametrize(
+    ("pool", "count", "surplus"), [("detections", PARTS, 1), ("pixels", PARTS + 1, 1), ("pixels", PARTS, 2)]
+)
+def test_landmarks_keep_their_numbers(planted: Planted, pool: str, count: int, surplus: int) -> None:
+    changes = {"pool": pool, "surplus": surplus}
+    first = discover(planted, count, **changes).landmarks
     slots = parts_of(planted, first)
-    order = [2, 0, 3, 1]
+    order = [2, 0, 3, 1, 4][:count]
     previous = renumbered(labelled(planted, first), order)
-    changes = {"pool": pool, "surplus": surplus} | ({"iterations": 1} if pool == "pixels" else {})
     for seed in range(3):
-        again = discover(planted, previous=previous, seed=seed, **changes).landmarks
-        assert [parts_of(planted, again)[order[k]] for k in range(PARTS)] == slots
-    marked = method().label(planted, again, ROWS, rng(), previous)
-    assert marked.health["label_change"] < 0.01
-    assert marked.health["label_change"] != method().label(planted, first, ROWS, rng(), previous).health["label_change"]
+        again = discover(planted, count, previous, seed, **changes).landmarks
+        now = parts_of(planted, again)
+        assert [now[order[k]] for k in range(count)] == slots
+    same, other = (method().label(planted, one, ROWS, rng(), previous).health for one in (again, first))
+    assert same["label_change"] < 0.01 and other["label_change"] > 0.7
 
 
 def test_another_number_of_landmarks_begins_anew(planted: Planted) -> None:
@@ -212,17 +229,24 @@ def test_a_landmark_that_no_image_shows_starts_anew(planted: Planted, surplus: i
 # --- label ---
 
 
-@pytest.mark.parametrize("fill", [0.0, 0.25])
-def test_the_first_labels_are_dense_matches(planted: Planted, fill: float) -> None:
+def test_the_first_labels_are_dense_matches(planted: Planted) -> None:
     landmarks = discover(planted).landmarks
     planted.centres[:, 0] = [0, 5]  # at the border, detection and dense match meet in the cell's middle
-    labels = labelled(planted, landmarks, fill=fill)
+    labels = labelled(planted, landmarks)
     assert not labels.detected.any()
-    share = round((1 - fill) * len(ROWS))
-    assert abs(len(labels.image) - 2 * PARTS * share) <= 2 * PARTS
+    assert keys(labels) == [(view, row, part) for view in (0, 1) for row in ROWS for part in range(PARTS)]
     at = planted.to_image(labels.image, planted.centres[labels.image])
     assert np.linalg.norm(at - labels.xy[:, None], axis=2).min(1).max() < 3 * 0.75
-    assert keys(labels) == sorted(keys(labels)) and len(set(keys(labels))) == len(keys(labels))
+
+
+def test_the_worst_matches_are_no_labels(planted: Planted) -> None:
+    landmarks = discover(planted).landmarks
+    every, best = (labelled(planted, landmarks, fill=fill) for fill in (0.0, 0.25))
+    for view in (0, 1):
+        for part in range(PARTS):
+            left, all_of = (one.score[(one.view == view) & (one.label == part)] for one in (best, every))
+            assert len(all_of) == 38 and len(left) == 28  # of 38 the quantile lies between the tenth and the eleventh
+            np.testing.assert_array_equal(np.sort(left), np.sort(all_of)[10:])
 
 
 def test_without_filling_the_first_labels_are_detections(planted: Planted) -> None:
@@ -283,9 +307,9 @@ def test_the_descriptors_have_a_rate_of_their_own(course: Course, labels: Labels
     before = weights(head)
     head, _ = method(train=TRAIN | {"descriptor_lr": rate, "steps": 5}).train(head, course.training(labels))
     after = weights(head)
+    del before["aggregate.mixing_weights"]  # of one feature map, always 1
     for name, value in before.items():
-        moved = not torch.equal(value, after[name])
-        assert moved == (not name.startswith("describe") or not still), name
+        assert torch.equal(value, after[name]) == (still and name.startswith("describe")), name
 
 
 def test_the_weight_of_the_descriptors(course: Course, labels: Labels) -> None:
