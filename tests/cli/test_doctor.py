@@ -92,7 +92,10 @@ def row(start: str) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rounds": chained(b="c")}, r"rounds\.b\.start: 'c' is no line of starts or rounds, which has .*silk, a, b"),
+        (
+            {"rounds": chained(b="c")},
+            r"rounds\.b\.start: 'c' is no line of starts or rounds, which has frozen, silk, a, b",
+        ),
         ({"rounds": chained(b="b")}, r"rounds\.b\.start: a round cannot start from itself"),
         ({"rounds": chained(a="b")}, r"rounds\.a\.start: 'b' is a later round: name .* an earlier round"),
         ({"rounds": chained(frozen="b")}, r"rounds\.frozen: starts has a line of this name"),
@@ -118,7 +121,8 @@ def row(start: str) -> dict[str, object]:
 )
 def test_a_wrong_reference_is_one_clear_message(project: Path, changes: dict[str, object], message: str) -> None:
     path = project / "params.yaml"
-    put(path, rounds=chained(), variants={"duld": row("b")}, report__row="duld")
+    starts = {name: params.load(path)["starts"][name] for name in ("frozen", "silk")}
+    put(path, starts=starts, rounds=chained(), variants={"duld": row("b")}, report__row="duld")
     assert blocks.problems(path) == []
     put(path, **changes)
     (told,) = blocks.problems(path)

@@ -59,7 +59,9 @@ def test_the_chain_is_written_and_all_else_stays(tmp_path, table: str, count: in
 
 def test_a_new_chain_starts_where_something_can_be_trained(tmp_path) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text("starts: {frozen: {head: frozen}, silk: {head: learned}}\nrounds: {}\nvariants: {}\nsteps: {duld: {}}\n")
+    path.write_text(
+        "starts: {frozen: {head: frozen}, silk: {head: learned}}\nrounds: {}\nvariants: {}\nsteps: {duld: {}}\n"
+    )
     assert chain(path, "duld", 2) == ["duld-1: {start: silk, step: duld}", "duld-2: {start: duld-1, step: duld}"]
 
 
