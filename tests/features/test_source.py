@@ -108,9 +108,7 @@ def test_a_model_without_a_detector(tex: Texture) -> None:
     rows = np.array([0, 5])
     assert not source.detects
     assert torch.equal(source.describe(rows, 3), base(tex.store.read(rows, 3)))
-    with pytest.raises(
-        ULDError, match="this model has no detector: begin at a start with head: learned, or"
-    ):
+    with pytest.raises(ULDError, match="this model has no detector: begin at a start with head: learned, or"):
         source.maps(rows)
 
 
