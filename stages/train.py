@@ -16,7 +16,8 @@ def main() -> None:
     labels, out = Path(f"artifacts/labels/{key}/labels.h5"), Path(f"artifacts/rounds/{key}")
     head, bank, backbone = detector.trainable("trained", chosen.start)
     inputs = [labels, Path(f"artifacts/rounds/{chosen.start}/head.safetensors")]
-    state = runtime.scratch(f"train-{key}", params=block, seed=seed, inputs=[artifacts.sha256(path) for path in inputs])
+    made_of = {"inputs": [artifacts.sha256(path) for path in inputs], "features": bank.spec}
+    state = runtime.scratch(f"train-{key}", params=block, seed=seed, **made_of)
     training = Training(
         artifacts.read_labels(labels),
         bank,

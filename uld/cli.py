@@ -122,7 +122,7 @@ def rounds(
     step: Annotated[str, typer.Argument(help="A block of `steps`.")],
     count: Annotated[int, typer.Argument(metavar="N", help="Number of rounds.")],
     start: Annotated[
-        str | None, typer.Option(help="Where the first one starts; else as now, or at the first of `starts`.")
+        str | None, typer.Option(help="Where the first one starts; else as now, or where something can be trained.")
     ] = None,
 ) -> None:
     """Write N lines STEP-1 ... STEP-N into the table `rounds` of params.yaml, each starting from the one before."""

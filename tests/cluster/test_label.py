@@ -12,7 +12,8 @@ from uld import coords
 from uld.artifacts import Labels
 from uld.cluster import assign, label
 from uld.cluster.detect import DetectParams, Points
-from uld.cluster.label import Marks, exemplars, hands, health, mark, mirror, table, to_labels, turned
+from uld.cluster.label import Marks, exemplars, hands, health, mark, table, to_labels
+from uld.features import views
 
 DETECT = DetectParams(1, 0.3, 0, 8)
 NAN = np.nan
@@ -27,9 +28,10 @@ def bank(*views: tuple[bool, float, float]) -> Any:
 def test_views_by_what_they_are() -> None:
     turns = (False, 15, 1), (True, 0, 1.1), (True, 15, 1)
     source = bank((False, 0, 1), *turns, (True, 0, 1), (False, 0, 0.9), (True, 0, 1))
-    assert mirror(source) == [4] and hands(source) == [0, 4] and turned(source) == [1, 5]
+    assert views.mirror(source.views) == [4] and hands(source) == [0, 4]
+    assert views.turned(source.mirrored) == [1, 5]
     poor = bank((False, 0, 1), (True, 180, 1))
-    assert mirror(poor) == [] and hands(poor) == [0] and turned(poor) == []
+    assert views.mirror(poor.views) == [] and hands(poor) == [0] and views.turned(poor.mirrored) == []
 
 
 # --- exemplars ---
@@ -239,4 +241,4 @@ def test_labels_that_all_changed_hands_or_images() -> None:
 
 
 def test_the_grid_of_the_tests() -> None:
-    assert GRID == 16 and label.hands(Planted(1)) == [0, 1] and label.turned(Planted(1)) == [2]
+    assert GRID == 16 and label.hands(Planted(1)) == [0, 1] and views.turned(Planted(1).mirrored) == [2]

@@ -6,13 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uld import runtime
-from uld.artifacts import Labels
+from uld.artifacts import Labels, Landmarks
 from uld.cluster import assign, kmeans
 from uld.cluster.detect import DetectParams, Points, detect
+from uld.cluster.summary import summarise
 from uld.errors import ULDError
+from uld.features import views
+from uld.features.source import Rows
 from uld.methods.base import Source
-
-Rows = NDArray[np.int64]
 
 
 def hands(source: Source) -> list[int]:
@@ -20,18 +21,7 @@ def hands(source: Source) -> list[int]:
 
     A point of the mirror image gets the landmark of what it looks like there: a left eye becomes a right one.
     """
-    return [0, *mirror(source)]
-
-
-def mirror(source: Source) -> list[int]:
-    """The pure mirror view, if the bank has it."""
-    linear = source.views[:, :, :2]
-    return [v for v in range(len(linear)) if np.allclose(linear[v], np.diag([-1.0, 1.0]))][:1]
-
-
-def turned(source: Source) -> list[int]:
-    """Views that are turned or scaled but not mirrored."""
-    return [v for v in range(1, len(source.views)) if not source.mirrored[v]]
+    return [0, *views.mirror(source.views)]
 
 
 @dataclass(frozen=True)
@@ -78,6 +68,16 @@ def pool(source: Source, rows: Rows, params: DetectParams) -> Pool:
     if not len(found.image):
         raise ULDError("no point is detected in any training image: lower steps.*.detect.threshold or raise least.")
     return found
+
+
+def picture(points: Pool, centroids: NDArray[np.float32], rng: np.random.Generator) -> Landmarks:
+    """What is kept of the clusters that centroids (K, D) make of points.
+
+    Of the untouched view only: where a mirrored left eye was found, the photograph has a right one.
+    """
+    plain = points.take(points.view == 0)
+    shown = kmeans.of(plain.descriptor, centroids)
+    return summarise(plain.image, plain.xy, plain.descriptor, shown, rng)
 
 
 def closest(points: Pool, centroids: NDArray[np.float32]) -> tuple[Pool, NDArray[np.int64]]:

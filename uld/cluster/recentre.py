@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from uld import coords, runtime
 from uld.artifacts import Labels
 from uld.cluster import assign
+from uld.features.source import Rows
 from uld.methods.base import Source
-
-Rows = NDArray[np.int64]
 
 POINTS = 128  # maps from which descriptors are read at a time
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +41,11 @@ class Bank:
         self.mirrored = store.mirrored
         self.hands = [np.flatnonzero(store.mirrored == hand) for hand in (False, True)]
         self._partners: dict[tuple[int, int], NDArray[np.int64]] = {}
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What defines the stored features."""
+        return self._store.spec
 
     def read(self, rows: Rows, views: NDArray[np.int64]) -> Batch:
         """The batch of B images, each in its own view."""

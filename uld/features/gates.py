@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from uld import coords
 from uld.crops import Crops
+from uld.features import views
 from uld.features.extract import as_images
 from uld.features.source import Frames, GridSource, Rows
 
@@ -21,14 +22,11 @@ def sample(rows: Rows) -> Rows:
 
 def measure(source: GridSource, rows: Rows, rng: np.random.Generator) -> dict[str, float]:
     """`self_match` over the unmirrored views of the bank, `flip_ratio` in its first pure mirror; without one, none."""
-    linear = source.views[:, :, :2]
-    turned = [v for v in range(1, len(source.views)) if not source.mirrored[v]]
-    mirror = [v for v in range(1, len(source.views)) if np.allclose(linear[v], np.diag([-1.0, 1.0]))]
     figures = {}
-    if turned:
+    if turned := views.turned(source.mirrored):
         figures["self_match"] = float(np.mean([self_match(source, rows, v, rng) for v in turned]))
-    if mirror:
-        figures["flip_ratio"] = flip_ratio(source, rows, mirror[0], rng)
+    for mirror in views.mirror(source.views):
+        figures["flip_ratio"] = flip_ratio(source, rows, mirror, rng)
     return figures
 
 

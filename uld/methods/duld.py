@@ -23,8 +23,8 @@ from uld.cluster.kmeans import Clusters
 from uld.cluster.label import Pool
 from uld.cluster.quality import quality
 from uld.cluster.recentre import hold, means_at, recentre, wander
-from uld.cluster.summary import summarise
 from uld.contrastive import TrainParams
+from uld.features import views
 from uld.methods.base import Discovery, Found, Marked, Method, Source, Training
 from uld.models import Head
 from uld.params import CLOSED
@@ -81,16 +81,13 @@ class DULD(Method):
                 centroids = self._fit(x, count, rng, centroids).centroids
         else:
             centroids = recentre(held, self._fit(x, count * p.surplus, rng).centroids, p.recentre)
-        turned = label.turned(source)
+        turned = views.turned(source.mirrored)
         off = wander(source, held, turned, centroids) if turned else np.zeros(len(centroids))
         kept = np.sort(np.argsort(off, kind="stable")[:count])
         clusters = kmeans.of(x, centroids[kept])
         figures = quality(x, clusters, rng) | {"wander": float(off[kept].mean())}
         figures["centroid_norm"] = float(np.linalg.norm(clusters.centroids, axis=1).mean())
-        # where a mirrored left eye was found, the photograph has a right one: no picture of this landmark
-        plain = points.take(points.view == 0)
-        shown = kmeans.of(plain.descriptor, clusters.centroids)
-        return Discovery(summarise(plain.image, plain.xy, plain.descriptor, shown, rng), figures)
+        return Discovery(label.picture(points, clusters.centroids, rng), figures)
 
     def _pool(self, source: Source, rows: NDArray[np.int64], rng: np.random.Generator) -> Pool:
         """Detections or random pixels of the training images and their mirror images."""

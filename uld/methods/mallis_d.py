@@ -19,7 +19,6 @@ from uld.cluster import kmeans, label
 from uld.cluster.detect import DetectParams
 from uld.cluster.kmeans import Clusters
 from uld.cluster.quality import quality
-from uld.cluster.summary import summarise
 from uld.contrastive import TrainParams
 from uld.errors import ULDError
 from uld.methods.base import Discovery, Found, Marked, Method, Source, Training
@@ -62,8 +61,7 @@ class MallisD(Method):
         """Cluster the detections of the training images, anew in every round."""
         points = label.pool(source, rows, self.params.detect)
         clusters = self._fit(points.descriptor, count, rng)
-        landmarks = summarise(points.image, points.xy, points.descriptor, clusters, rng)
-        return Discovery(landmarks, quality(points.descriptor, clusters, rng))
+        return Discovery(label.picture(points, clusters.centroids, rng), quality(points.descriptor, clusters, rng))
 
     def _fit(self, x: NDArray[np.float32], k: int, rng: np.random.Generator) -> Clusters:
         p = self.params

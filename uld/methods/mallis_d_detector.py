@@ -24,6 +24,7 @@ from uld.cluster.quality import quality
 from uld.cluster.summary import summarise
 from uld.contrastive import Taught
 from uld.errors import ULDError
+from uld.features import views
 from uld.features.bank import Ahead, Batch
 from uld.methods.base import Discovery, Found, Marked, Method, Source, Training
 from uld.models import Head
@@ -80,7 +81,7 @@ class MallisDDetector(Method):
         points = label.pool(source, rows, p.detect)
         x = points.descriptor
         clusters = kmeans.fit(x, count, rng, restarts=p.restarts, iterations=p.iterations, cap=p.cap)
-        return Discovery(summarise(points.image, points.xy, x, clusters, rng), quality(x, clusters, rng))
+        return Discovery(label.picture(points, clusters.centroids, rng), quality(x, clusters, rng))
 
     def _channels(self, source: Source, rows: NDArray[np.int64], count: int, rng: np.random.Generator) -> Discovery:
         """The heat maps as clusters of one point an image."""
@@ -114,14 +115,14 @@ class MallisDDetector(Method):
         kept, own = label.closest(points, landmarks.centroids)
         labels = label.of_pool(kept, own, landmarks.centroids)
         figures = label.census(points.per_image(source, rows), labels)
-        for view in label.mirror(source):
+        for view in views.mirror(source.views):
             figures["flip_agreement"] = flip_agreement(source, labels, rows, view, landmarks.centroids)
         return Marked(labels, figures)
 
     # --- train ---
 
     def train(self, head: Head, training: Training) -> tuple[Head, pd.DataFrame]:
-        """Squared error of each channel against the Gaussian of its landmark, where there is a label."""
+        """Cross entropy of each channel with the Gaussian of its landmark, where there is a label."""
         p, bank = self.params.train, training.bank
         one, count = contrastive.trainable(head, training.name), contrastive.landmarks(training)
         with torch.random.fork_rng(devices=[]):
@@ -138,10 +139,10 @@ class MallisDDetector(Method):
 
         def step(number: int) -> tuple[Tensor, dict[str, Tensor]]:
             batch, xy = batches(number)
-            heat = model.maps(batch.features)[1].sigmoid()
+            logits = model.maps(batch.features)[1]
             present = contrastive.within(xy, bank.grid)
             target = heatmaps.render(xy.flatten(0, 1)[:, None], bank.grid, p.sigma).unflatten(0, xy.shape[:2])
-            loss = losses.channel_mse(heat, target, batch.inside, present)
+            loss = losses.channel_bce(logits, target, batch.inside, present)
             return loss, {"present": present.float().mean()}
 
         return model, optimise(model, optimiser, p.steps, step, training.state, training.name)
