@@ -136,6 +136,28 @@ def rounds(
     _run(work)
 
 
+@app.command(epilog="`uld faces3d data/raw/faces3d --count 10000`")
+def faces3d(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    count: Annotated[
+        int, typer.Option(min=20, help="Photographs, ten of each person; every fourth person is for testing.")
+    ] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other people.")] = 0,
+    size: Annotated[int, typer.Option(min=32, max=1024, help="Side in pixels.")] = 128,
+) -> None:
+    """Make photographs of heads whose pose and landmarks are known.
+
+    `uld preset faces3d --write` then makes the pipeline run on data/raw/faces3d. Yaw is between -90 and 90 degrees.
+    """
+
+    def work() -> None:
+        from uld.faces3d.write import write
+
+        write(folder, count, seed, size)
+
+    _run(work)
+
+
 @app.command(epilog="`uld doctor`")
 def doctor() -> None:
     """Check what is installed, and that all is there that params.yaml needs; exit code 1 if not."""

@@ -9,6 +9,7 @@ from uld.errors import ParamsError
 
 TABLE = {
     "orl": "uld.datasets.orl:Orl",
+    "faces3d": "uld.datasets.faces3d:Faces3d",
     "folder": "uld.datasets.folder:Folder",
 }
 

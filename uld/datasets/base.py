@@ -34,6 +34,8 @@ class Dataset(ABC):
     def files(self) -> pd.DataFrame:
         """One line a file, sorted by `image`: `image`, `split` (all empty if there is none), `group` (or empty).
 
+        Where it is known also `yaw`, in degrees, positive where the object looks to the right of the image.
+
         Raises:
             DataError: no folder, no files, or a split that does not fit them.
         """

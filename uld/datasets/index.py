@@ -27,7 +27,7 @@ class _Facts(NamedTuple):
 
 
 def build(dataset: Dataset, seed: int) -> tuple[pd.DataFrame, Annotations]:
-    """Index (docs/artifacts.md) and annotations of a data set.
+    """Index (docs/artifacts.md) and annotations of a data set; the index has a `yaw` if the data set knows it.
 
     Unreadable files and byte-identical copies stay in the index with their reason, without a split; of copies the
     first by id is kept. Where the data set brings no split, one is drawn from (seed, "split"), whole groups together.
@@ -44,7 +44,8 @@ def build(dataset: Dataset, seed: int) -> tuple[pd.DataFrame, Annotations]:
         rng = runtime.rng(seed, "split")
         index.loc[ok, "split"] = splits.draw(index.loc[ok, "group"].to_numpy(object), dataset.test, rng)
     splits.check(index[ok])
-    return index[COLUMNS], dataset.annotations(index[COLUMNS])
+    columns = [*COLUMNS, *(name for name in ("yaw",) if name in index)]
+    return index[columns], dataset.annotations(index[columns])
 
 
 def _inspect(root: Path, files: pd.DataFrame) -> pd.DataFrame:

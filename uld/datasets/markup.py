@@ -15,6 +15,8 @@ from uld.errors import DataError
 
 log = logging.getLogger(__name__)
 
+LEFT_EYE, RIGHT_EYE, NOSE_TIP, MOUTH = tuple(range(36, 42)), tuple(range(42, 48)), 30, [48, 54]  # of 68 points
+
 
 class Marks(NamedTuple):
     """`images` (M,) ids, `xy` (M, P, 2) float32 image pixels (NaN = absent), and the file they were read from."""
@@ -155,3 +157,9 @@ def _refuse_point(marks: Marks, wrong: NDArray[np.bool_], why: str) -> None:
         row, point = np.argwhere(wrong)[0]
         x, y = marks.xy[row, point]
         raise DataError(f"{marks.path}: image '{marks.images[row]}', point {point} at ({x:g}, {y:g}) {why}.")
+
+
+def five(xy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """68 points (M, 68, 2) -> (M, 5, 2): left and right eye centre, nose tip, mouth corners."""
+    eyes = [xy[:, list(eye)].mean(axis=1, keepdims=True) for eye in (LEFT_EYE, RIGHT_EYE)]
+    return np.concatenate([*eyes, xy[:, [NOSE_TIP]], xy[:, MOUTH]], axis=1)

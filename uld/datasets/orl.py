@@ -2,7 +2,6 @@
 
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,11 +10,11 @@ from pydantic.dataclasses import dataclass
 from uld.artifacts import Annotations, AnnotationSet
 from uld.datasets import markup
 from uld.datasets.base import Dataset
+from uld.datasets.markup import LEFT_EYE, RIGHT_EYE, five
 from uld.errors import DataError, NotInstalled
 from uld.params import CLOSED
 
 PEOPLE, PHOTOS, TRAINING_PEOPLE = 40, 10, 30
-LEFT_EYE, RIGHT_EYE, NOSE_TIP, MOUTH = tuple(range(36, 42)), tuple(range(42, 48)), 30, [48, 54]  # of 68 points
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -69,11 +68,5 @@ class Orl(Dataset):
             raise DataError(f"{path} has {marks.xy.shape[1]} points an image, not 68: restore it.")
         return Annotations(
             marks.images,
-            {"p68": AnnotationSet(marks.xy, LEFT_EYE, RIGHT_EYE), "p5": AnnotationSet(_five(marks.xy), (0,), (1,))},
+            {"p68": AnnotationSet(marks.xy, LEFT_EYE, RIGHT_EYE), "p5": AnnotationSet(five(marks.xy), (0,), (1,))},
         )
-
-
-def _five(xy: Any) -> Any:
-    """(M, 68, 2) -> (M, 5, 2): left and right eye centre, nose tip, mouth corners."""
-    eyes = [xy[:, list(eye)].mean(axis=1, keepdims=True) for eye in (LEFT_EYE, RIGHT_EYE)]
-    return np.concatenate([*eyes, xy[:, [NOSE_TIP]], xy[:, MOUTH]], axis=1)

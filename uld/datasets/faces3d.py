@@ -1,0 +1,47 @@
+"""`faces3d`: generated heads of known pose, as `uld faces3d FOLDER` writes them."""
+
+from pathlib import Path
+
+import pandas as pd
+from pydantic.dataclasses import dataclass
+
+from uld.artifacts import Annotations, AnnotationSet
+from uld.datasets import markup
+from uld.datasets.base import Dataset
+from uld.datasets.markup import five
+from uld.errors import DataError
+from uld.params import CLOSED
+
+TABLE = "faces.csv"
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Faces3dParams:
+    """Nothing to choose: number and seed are those of the folder."""
+
+
+class Faces3d(Dataset):
+    """The heads, split by person; mark-ups `p68` and `p5`, hidden points too, normalised by their box; yaw known.
+
+    From the side the eye centres fall together, so their distance can be no normaliser.
+    """
+
+    Params = Faces3dParams
+
+    @staticmethod
+    def root_of(source: Path) -> Path:
+        """The folder itself."""
+        return source
+
+    def files(self) -> pd.DataFrame:
+        """`image`, `split`, `group` and `yaw` in degrees, positive where the face looks to the right of the image."""
+        path = self.source / TABLE
+        if not path.is_file():
+            raise DataError(f"{path} is missing: make the faces with `uld faces3d {self.source}`.")
+        table = pd.read_csv(path, usecols=["image", "split", "person", "yaw"], dtype={"image": str, "person": str})
+        return table.rename(columns={"person": "group"}).sort_values("image", ignore_index=True)
+
+    def annotations(self, index: pd.DataFrame) -> Annotations:
+        """68 points and the 5 derived from them."""
+        marks = markup.check(markup.from_csv(self.source / TABLE), index)
+        return Annotations(marks.images, {"p68": AnnotationSet(marks.xy), "p5": AnnotationSet(five(marks.xy))})

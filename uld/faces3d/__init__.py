@@ -1,0 +1,1 @@
+"""A generated data set of heads whose pose and landmarks are known exactly."""
