@@ -9,11 +9,14 @@ from torch import Tensor
 
 from uld.losses import (
     Matches,
+    active_units,
     all_pairs,
     attract,
     detector_bce,
     detector_mse,
+    elbo,
     matching_nll,
+    pose_contrast,
     repel,
     round_trips,
 )
@@ -218,3 +221,89 @@ def test_attract_and_repel_by_hand() -> None:
     loss.sum().backward()  # -2 (0.8 - 0.5) (a - b) / 0.5: away from b
     torch.testing.assert_close(a.grad, torch.tensor([[0.36, 0.48], [0, 0], [0, 0], [0, 0]], dtype=torch.float64))
     assert repel(a[:, None], b[None], 0.8).shape == (4, 4)
+
+
+# --- codes ---
+
+
+def test_elbo_by_hand() -> None:
+    """Two images of 1 x 2 cells; probabilities 1/2, 3/4, 1/4 and 1/2. Units: KL of N(mu, s^2) to N(0, 1)."""
+    logits = torch.tensor([[[[0.0, math.log(3)]]], [[[-math.log(3), 0.0]]]], dtype=torch.float64, requires_grad=True)
+    target = torch.tensor([[[[1.0, 0.5]]], [[[0.0, 0.0]]]], dtype=torch.float64)
+    mu = torch.tensor([[1.0, 0.1, 0.0], [3.0, 0.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    logvar = torch.tensor([[0.0, 0.0, 0.0], [math.log(4), 0.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    loss, reconstruction, kl = elbo(logits, target, mu, logvar, 0.3, 0.05)
+    first = math.log(2) + (math.log(4 / 3) + math.log(4)) / 2
+    assert reconstruction.item() == pytest.approx((first + math.log(4 / 3) + math.log(2)) / 2)
+    # unit 0: (1 / 2 + (9 + 4 - 1 - log 4) / 2) / 2; unit 1: 0.0025 and unit 2: 0, both less than what is free
+    assert kl.item() == pytest.approx((0.5 + (12 - math.log(4)) / 2) / 2 + 2 * 0.05)
+    assert loss.item() == pytest.approx(reconstruction.item() + 0.3 * kl.item())
+    loss.backward()
+    slope = torch.tensor([[[[-0.5, 0.25]]], [[[0.25, 0.5]]]], dtype=torch.float64) / 2
+    torch.testing.assert_close(logits.grad, slope)
+    wanted = torch.tensor([[1.0, 0, 0], [3.0, 0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(mu.grad, 0.3 * wanted / 2)  # no pull on units below
+    wanted = torch.tensor([[0.0, 0, 0], [(4 - 1) / 2, 0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(logvar.grad, 0.3 * wanted / 2)
+
+
+def test_elbo_agrees_with_the_library_and_grows_with_the_map() -> None:
+    rng = torch.Generator().manual_seed(0)
+    mu, logvar = torch.randn(2, 5, 7, generator=rng, dtype=torch.float64)
+    logits, target = torch.zeros(5, 1, 8, 8), torch.rand(5, 1, 8, 8, generator=rng)
+    _, reconstruction, kl = elbo(logits, target, mu, logvar, 1.0, 0.0)
+    units = torch.distributions.Normal(mu, (logvar / 2).exp())
+    want = torch.distributions.kl_divergence(units, torch.distributions.Normal(torch.zeros_like(mu), 1.0))
+    assert kl.item() == pytest.approx(want.sum(1).mean().item())
+    assert reconstruction.item() == pytest.approx(64 * math.log(2))
+
+
+def test_free_bits_are_of_the_batch_and_not_of_an_image() -> None:
+    """Units of KL 0.02 and 0.12: 0.07 on average, above 0.05, though one is below."""
+    mu = torch.tensor([[0.2], [math.sqrt(0.24)]])
+    empty = torch.zeros(2, 1, 1, 1)
+    assert elbo(empty, empty, mu, torch.zeros(2, 1), 1.0, 0.05)[2].item() == pytest.approx(0.07)
+
+
+def test_elbo_of_no_images() -> None:
+    mu, maps = torch.zeros(0, 3, requires_grad=True), torch.zeros(0, 1, 4, 4)
+    loss, reconstruction, kl = elbo(maps, maps, mu, mu, 1.0, 0.05)
+    loss.backward()
+    assert (reconstruction.item(), kl.item()) == (0, pytest.approx(0.15)) and mu.grad is not None
+
+
+def test_pose_contrast_by_hand() -> None:
+    """Distances 5, 2 and none; shortfalls from 3: 1, none (4 is far enough) and 0.5. Each mean is over its own."""
+    code = torch.tensor([[0.0, 0.0], [1.0, 1.0], [4.0, 4.0]], dtype=torch.float64, requires_grad=True)
+    same = torch.tensor([[3.0, 4.0], [1.0, 3.0], [NAN, NAN]], dtype=torch.float64, requires_grad=True)
+    other = torch.tensor([[0.0, -2.0], [5.0, 1.0], [4.0, 6.5]], dtype=torch.float64, requires_grad=True)
+    loss = pose_contrast(code, same, other, 3.0)
+    assert loss.item() == pytest.approx(7 / 2 + 1.5 / 3, abs=1e-5)
+    loss.backward()
+    near = {"atol": 1e-5, "rtol": 0}
+    pull = torch.tensor([[0.6, 0.8], [0, 1], [0, 0]], dtype=torch.float64) / 2
+    push = torch.tensor([[0, 1], [0, 0], [0, -1]], dtype=torch.float64) / 3  # downhill is away from the code
+    torch.testing.assert_close(same.grad, pull, **near)
+    torch.testing.assert_close(other.grad, push, **near)
+    torch.testing.assert_close(code.grad, -pull - push, **near)  # towards the same pose, away from the other
+
+
+def test_pose_contrast_of_equal_codes_and_of_nothing() -> None:
+    code = torch.full((2, 3), 0.5, requires_grad=True)
+    loss = pose_contrast(code, code.detach(), code.detach(), 0.8)
+    assert loss.item() == pytest.approx(0.8, abs=1e-6)  # the roots of the two eps cancel out
+    none = torch.full((2, 3), NAN)
+    loss = loss + pose_contrast(code, none, none, 0.8)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.8, abs=1e-6) and torch.equal(code.grad, torch.zeros(2, 3))
+    apart = torch.tensor([[0.5, 0.5, 0.5], [NAN, NAN, NAN]])
+    assert pose_contrast(code, apart, none, 0.8).item() == pytest.approx(1e-3)
+    assert pose_contrast(code, none, apart, 0.8).item() == pytest.approx(0.8 - 1e-3)
+
+
+def test_active_units() -> None:
+    """Variances 0.01 x 1.02^2 and 0.01 x 0.98^2 about another mean each; nothing at all; 1."""
+    sign = torch.tensor([1.0, -1.0, -1.0, 1.0])[:, None]
+    mu = torch.tensor([7.0, -3.0, 5.0, 0.0]) + sign * torch.tensor([0.102, 0.098, 0.0, 1.0])
+    assert active_units(mu) == 2 and active_units(mu[:, 1:]) == 1
+    assert active_units(mu[:2]) == 2 and active_units(mu[:1]) == 0

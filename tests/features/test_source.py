@@ -15,6 +15,7 @@ from uld.features.source import Frames, from_store
 from uld.models.aggregator import Aggregator
 from uld.models.frozen import FrozenHead
 from uld.models.learned import LearnedHead
+from uld.models.pose import PoseVAE
 
 SIZE, GRID, IMAGES = 32, 8, 4
 VIEWS = np.stack(
@@ -110,6 +111,32 @@ def test_a_model_without_a_detector(tex: Texture) -> None:
     assert torch.equal(source.describe(rows, 3), base(tex.store.read(rows, 3)))
     with pytest.raises(ULDError, match="this model has no detector: begin at a start with head: learned, or"):
         source.maps(rows)
+
+
+def test_codes_of_a_model_with_a_pose_part(tex: Texture) -> None:
+    """The mean code of the higher one of its two heat maps, cell by cell."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        pose = PoseVAE(GRID, 3, (4, 8), 2, "points")
+    head = heads()[1].with_pose(pose.without_decoder()).eval()
+    source = from_store(tex.store, head, tex.crops, tex.boxes)
+    assert source.poses and source.detects
+    rows = np.array([6, 1])
+    for view in (0, 4):
+        codes = source.codes(rows, view)
+        heat = source.maps(rows, view)[1]
+        assert 0 < (heat[:, 0] > heat[:, 1]).float().mean() < 1
+        want, _ = pose.encode(torch.maximum(heat[:, :1], heat[:, 1:]))
+        assert codes.shape == (2, 3) and torch.equal(codes, want) and not codes.requires_grad
+        assert (codes[0] - codes[1]).abs().max() > 1e-4
+
+
+def test_models_without_a_pose_part(tex: Texture) -> None:
+    for head in heads():
+        source = from_store(tex.store, head, tex.crops, tex.boxes)
+        assert not source.poses
+        with pytest.raises(ULDError, match="this model has no pose part: begin at a round whose step trains one"):
+            source.codes(np.array([0]))
 
 
 def test_only_what_the_model_reads_is_read(tex: Texture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from uld.models import refuse_collapse
 from uld.models.aggregator import Aggregator
 from uld.models.frozen import FrozenHead
 from uld.models.learned import LearnedHead
+from uld.models.pose import PoseVAE
 
 GRID, DIMS = 8, 6
 SHAPES = {"l00_t1": (5, 4, 4), "l10_t1": (3, 8, 8), "l10_t7": (3, 8, 8), "l20_t1": (2, 16, 16)}
@@ -161,6 +162,62 @@ def test_every_parameter_is_in_one_group(descriptor: str) -> None:
     assert sorted(ids) == sorted(id(one) for one in head.parameters()) and len(set(ids)) == len(ids)
     assert {id(one) for one in own["params"]} == {id(one) for one in head.describe.parameters()}
     assert not list(head.base.parameters())
+
+
+# --- poses ---
+
+
+def with_pose(head: LearnedHead) -> LearnedHead:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(6)
+        return head.with_pose(PoseVAE(GRID, 3, (4, 8), 2, "points"))
+
+
+@pytest.mark.parametrize("descriptor", KINDS)
+def test_a_pose_part_changes_nothing_else(descriptor: str) -> None:
+    head = stir(make(descriptor, 2))
+    assert head.pose is None and "pose" not in head.about()
+    posed = with_pose(head)
+    assert posed.pose is not None and posed.about() == head.about() | {"pose": posed.pose.about()}
+    before, after = head.state_dict(), posed.state_dict()
+    assert {name for name in after if name not in before} == {f"pose.{name}" for name in posed.pose.state_dict()}
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    for found, want in zip(posed.maps(features()), head.maps(features()), strict=True):
+        assert torch.equal(found, want)
+    rest, own = posed.groups(1e-3, 1e-5)
+    assert len(own["params"]) == len(head.groups(0, 0)[1]["params"])
+    ids = {id(one) for one in rest["params"]}
+    assert all(id(one) in ids for one in posed.pose.parameters())
+
+
+def test_a_pose_part_stays_with_other_channels_and_can_be_another() -> None:
+    posed = with_pose(stir(make()))
+    assert posed.pose is not None
+    many = posed.with_channels(7)
+    assert many.about() == posed.about() | {"channels": 7} and many.pose is not None
+    heat = torch.rand(2, 1, GRID, GRID, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(many.pose.encode(heat)[0], posed.pose.encode(heat)[0])
+    half = posed.with_pose(posed.pose.without_decoder())
+    assert not any(name.startswith("pose.decoder") for name in half.state_dict())
+    assert half.pose is not None and torch.equal(half.pose.encode(heat)[0], posed.pose.encode(heat)[0])
+    assert torch.equal(half.maps(features())[1], posed.maps(features())[1])
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_a_pose_part_saved_and_loaded(drop: bool, tmp_path: Path) -> None:
+    posed = with_pose(stir(make()))
+    assert posed.pose is not None
+    posed = posed.with_pose(posed.pose.without_decoder()) if drop else posed
+    models.save(posed, tmp_path / "a", "sd-15")
+    loaded = models.load(tmp_path / "a", "sd-15")
+    assert isinstance(loaded, LearnedHead) and loaded.pose is not None and posed.pose is not None
+    assert loaded.about() == posed.about() and loaded.pose.decodes == (not drop)
+    heat = torch.rand(2, 1, GRID, GRID, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(loaded.pose.encode(heat)[0], posed.pose.encode(heat)[0])
+    assert torch.equal(loaded.maps(features())[1], posed.maps(features())[1])
+    models.save(loaded, tmp_path / "b", "sd-15")
+    for name in ("head.json", "head.safetensors"):
+        assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
 
 
 # --- files ---

@@ -74,7 +74,7 @@ class Frames:
 
 
 class GridSource:
-    """Frames and functions (rows, view) -> descriptors (B, D, G, G) and, of a model with a detector, heat maps."""
+    """What a model says of rows in a view: descriptors (B, D, G, G) and, if it has them, heat maps and pose codes."""
 
     def __init__(
         self,
@@ -82,9 +82,16 @@ class GridSource:
         describe: Callable[[Rows, int], torch.Tensor],
         mirrored: NDArray[np.bool_],
         maps: Callable[[Rows, int], tuple[torch.Tensor, torch.Tensor]] | None = None,
+        encode: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
+        """Take the functions of a model.
+
+        Args:
+            describe: -> descriptors (B, D, G, G). maps: -> descriptors and logits of heat maps (B, C, G, G).
+            mirrored: (V,). encode: heat (B, 1, G, G) in [0, 1] -> pose codes (B, C).
+        """
         self.views, self.mirrored = place.views, mirrored  # (V, 2, 3) crop -> view; (V,)
-        self._place, self._describe, self._maps = place, describe, maps
+        self._place, self._describe, self._maps, self._encode = place, describe, maps, encode
 
     @property
     def grid(self) -> int:
@@ -95,6 +102,11 @@ class GridSource:
     def detects(self) -> bool:
         """Whether the model has heat maps."""
         return self._maps is not None
+
+    @property
+    def poses(self) -> bool:
+        """Whether the model has pose codes."""
+        return self._encode is not None
 
     @torch.no_grad()
     def describe(self, rows: Rows, view: int = 0) -> torch.Tensor:
@@ -112,6 +124,17 @@ class GridSource:
             raise ULDError("this model has no detector: begin at a start with head: learned, or at a round.")
         descriptors, logits = self._maps(rows, view)
         return descriptors, logits.sigmoid()
+
+    @torch.no_grad()
+    def codes(self, rows: Rows, view: int = 0) -> torch.Tensor:
+        """Pose codes (B, C): the mean code of the highest of an image's heat maps, cell by cell.
+
+        Raises:
+            ULDError: the model has no pose part.
+        """
+        if self._encode is None:
+            raise ULDError("this model has no pose part: begin at a round whose step trains one.")
+        return self._encode(self.maps(rows, view)[1].amax(1, keepdim=True))
 
     def inside(self, rows: Rows, view: int = 0) -> torch.Tensor:
         """(B, G, G) bool."""
@@ -146,11 +169,13 @@ def _of(
     head: Head, place: Frames, features: Callable[[Rows, int], Features], mirrored: NDArray[np.bool_]
 ) -> GridSource:
     maps = head.maps if isinstance(head, LearnedHead) else None
+    pose = head.pose if isinstance(head, LearnedHead) else None
     return GridSource(
         place,
         lambda rows, view: head(features(rows, view)),
         mirrored,
         None if maps is None else lambda rows, view: maps(features(rows, view)),
+        None if pose is None else lambda heat: pose.encode(heat)[0],
     )
 
 

@@ -12,6 +12,7 @@ from uld.errors import ArtifactError, ULDError
 from uld.models.aggregator import Aggregator
 from uld.models.frozen import FrozenHead
 from uld.models.learned import LearnedHead
+from uld.models.pose import PoseVAE
 
 Head = FrozenHead | LearnedHead
 
@@ -53,7 +54,8 @@ def _build(kind: str, about: dict[str, Any]) -> Head:
     if kind == "frozen":
         return FrozenHead(**about)
     base, aggregator = FrozenHead(**about.pop("base")), Aggregator(**about.pop("aggregator"))
-    return LearnedHead(base, aggregator, **about)
+    pose = PoseVAE(**about.pop("pose")) if "pose" in about else None
+    return LearnedHead(base, aggregator, **about, pose=pose)
 
 
 def refuse_collapse(descriptors: Tensor, name: str) -> None:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from uld.features.store import Features
 from uld.models.aggregator import Aggregator
 from uld.models.frozen import FrozenHead
+from uld.models.pose import QUIET, PoseVAE
 from uld.params import CLOSED
 
 # `linear`: a matrix on the training-free descriptors; `convolution`: a head on the aggregated map, as in the paper
 Descriptor = Literal["linear", "convolution"]
-QUIET = -3.0  # first logit of the detector: few points, as in the targets
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -40,11 +40,18 @@ class ModelParams:
 class LearnedHead(nn.Module):
     """Features -> descriptors (B, D, G, G) of unit length and heat maps (B, C, G, G) in [0, 1].
 
-    C is 1 (where there are points, D-ULD) or K (a channel a landmark, stage 2 of Mallis).
+    C is 1 (where there are points, D-ULD) or K (a channel a landmark, stage 2 of Mallis). `pose`: what reads poses off
+    the heat maps (D-ULD++), or None; of the model's parts it is the only one that `maps` does not use.
     """
 
     def __init__(
-        self, base: FrozenHead, aggregate: Aggregator, hidden: int, descriptor: Descriptor, channels: int = 1
+        self,
+        base: FrozenHead,
+        aggregate: Aggregator,
+        hidden: int,
+        descriptor: Descriptor,
+        channels: int = 1,
+        pose: PoseVAE | None = None,
     ) -> None:
         super().__init__()
         self.base, self.aggregate, self.hidden, self.descriptor = base, aggregate, hidden, descriptor
@@ -58,6 +65,7 @@ class LearnedHead(nn.Module):
         nn.init.constant_(list(self.detect.parameters())[-1], QUIET)
         for number, size in enumerate(aggregate.channels):
             self.register_buffer(f"scale{number}", torch.ones(size, 1, 1))
+        self.pose = pose
 
     @property
     def grid(self) -> int:
@@ -71,14 +79,20 @@ class LearnedHead(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         """Descriptors only."""
-        return self.maps(features)[0]
+        # linear descriptors need no aggregated map
+        return self._described(features, None if self.descriptor == "linear" else self._aggregated(features))
 
     def maps(self, features: Features) -> tuple[Tensor, Tensor]:
         """Descriptors and the logits of the heat maps."""
-        aggregated = self.aggregate({name: self._scaled(features[name], i) for i, name in self._numbered()})
+        aggregated = self._aggregated(features)
+        return self._described(features, aggregated), self.detect(aggregated)
+
+    def _aggregated(self, features: Features) -> Tensor:
+        return self.aggregate({name: self._scaled(features[name], i) for i, name in self._numbered()})
+
+    def _described(self, features: Features, aggregated: Tensor | None) -> Tensor:
         base = self.base(features)
-        added = self.describe(base if self.descriptor == "linear" else aggregated)
-        return F.normalize(base + added, dim=1), self.detect(aggregated)
+        return F.normalize(base + self.describe(base if self.descriptor == "linear" else aggregated), dim=1)
 
     def fit_scale(self, features: Features) -> None:
         """Take the spread of each channel from a sample of images {name: (n, C, h, w)}, image means taken off."""
@@ -89,27 +103,38 @@ class LearnedHead(nn.Module):
 
     def with_channels(self, channels: int) -> "LearnedHead":
         """The same model with a new last layer of the detector, for C = `channels` heat maps."""
-        other = LearnedHead(self.base, self.aggregate, self.hidden, self.descriptor, channels)
+        other = LearnedHead(self.base, self.aggregate, self.hidden, self.descriptor, channels, self.pose)
         last = f"detect.{len(self.detect) - 1}."
         state = {name: value for name, value in self.state_dict().items() if not name.startswith(last)}
         other.load_state_dict(state, strict=False)
         return other.to(self.base.offset.device)
 
+    def with_pose(self, pose: PoseVAE) -> "LearnedHead":
+        """The same model with this pose part."""
+        other = LearnedHead(self.base, self.aggregate, self.hidden, self.descriptor, self.channels, pose)
+        own = {name: value for name, value in self.state_dict().items() if not name.startswith("pose.")}
+        other.load_state_dict(own, strict=False)
+        return other.to(self.base.offset.device)
+
     def groups(self, lr: float, descriptor_lr: float) -> list[dict[str, Any]]:
-        """Trained parameters for an optimiser, the descriptor head's with a learning rate of its own."""
+        """Trained parameters for an optimiser, the descriptor head's with a learning rate of its own.
+
+        A pose part is among the others.
+        """
         own = {id(one) for one in self.describe.parameters()}
         rest = [one for one in self.parameters() if id(one) not in own]
         return [{"params": rest, "lr": lr}, {"params": list(self.describe.parameters()), "lr": descriptor_lr}]
 
     def about(self) -> dict[str, Any]:
         """The arguments of the constructor, for a file."""
-        return {
+        about = {
             "base": self.base.about(),
             "aggregator": self.aggregate.about(),
             "hidden": self.hidden,
             "descriptor": self.descriptor,
             "channels": self.channels,
         }
+        return about if self.pose is None else about | {"pose": self.pose.about()}
 
     def _numbered(self) -> list[tuple[int, str]]:
         return list(enumerate(self.aggregate.names))
