@@ -34,7 +34,7 @@ def synthetic(images: int, landmarks: int, points: int) -> Inputs:
     predictions = Predictions(names, split, xy, certain, xy, certain, xy[:, None], np.zeros(1, bool))
     boxes = np.tile([0.0, 0.0, 256.0, 256.0], (images, 1))
     sets = {"p": AnnotationSet(shape.astype(np.float32), (0,), (1,))}
-    return Inputs(predictions, boxes, np.full((images, 2), 256.0), sets, 0)
+    return Inputs(predictions, boxes, np.full((images, 2), 256.0), sets, 0, np.full(images, np.nan))
 
 
 def ours(inputs: Inputs, params: EvaluateParams) -> dict[str, Any]:

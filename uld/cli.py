@@ -69,8 +69,9 @@ def predict(
     _run(work)
 
 
-@app.command(epilog="`uld table --set p5 --format md`, `uld table --experiments`")
+@app.command(epilog="`uld table --set p5 --format md`, `uld table ablation --experiments`")
 def table(
+    name: Annotated[str | None, typer.Argument(help="A table of report.tables; without one, every row.")] = None,
     markup: Annotated[str | None, typer.Option("--set", help="Mark-up; if none is named, p68 or the first.")] = None,
     protocol: Annotated[str | None, typer.Option(help="Of the evaluation; if none is named, the first.")] = None,
     points: Annotated[Points, typer.Option(help="The best match in every image, detections, or both.")] = Points.dense,
@@ -88,7 +89,7 @@ def table(
         from uld import experiments as kept
         from uld import table
 
-        choice = table.Choice(protocol, markup, points.value, every)
+        choice = table.Choice(protocol, markup, points.value, every, table.named(name) if name else None)
         results = kept.results(choice) if experiments else table.of_run(choice)
         table.show(results, format.value)
 

@@ -27,7 +27,12 @@ def results(choice: Choice) -> Results:
         ArtifactError: no experiment has metrics.
         ParamsError: a protocol or mark-up that the metrics do not have.
     """
-    runs = [(settings, row, tree) for settings, trees in experiments(shown()) for row, tree in trees.items()]
+    runs = [
+        (settings, row, trees[row])
+        for settings, trees in experiments(shown())
+        for row in choice.rows or trees
+        if row in trees
+    ]
     if not runs:
         raise ArtifactError("no experiment has metrics yet: try `dvc exp run -S seed=1`.")
     title, figures = figures_of([tree for _, _, tree in runs], choice)

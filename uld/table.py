@@ -27,13 +27,14 @@ class Choice:
 
     protocol: None for the first in params.yaml. markup: annotation set, None for p68 or else the first there is.
     points: `dense`, the best match in every image; `detected`; `filled`, detections and the best match for the rest.
-    every: all figures in place of the main ones.
+    every: all figures in place of the main ones. rows: in this order; None for those of `variants`.
     """
 
     protocol: str | None = None
     markup: str | None = None
     points: str = "dense"
     every: bool = False
+    rows: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,18 +118,32 @@ def _cell(line: dict[Any, Any], figure: Figure) -> str:
     return figure.text(line[figure.name]) + spread
 
 
+def named(name: str) -> list[str]:
+    """The rows of a table of `report.tables` in params.yaml.
+
+    Raises:
+        ParamsError: there is no such table.
+    """
+    tables = params.read(dict[str, list[str]], "report.tables")
+    if name not in tables:
+        raise ParamsError(
+            f"there is no table '{name}': report.tables in params.yaml has {', '.join(tables) or 'none'}."
+        )
+    return tables[name]
+
+
 def of_run(choice: Choice, folder: Path = Path("metrics")) -> Results:
-    """The rows of `variants` as the last `dvc repro` left them in `folder`; a row without metrics has dashes.
+    """The rows as the last `dvc repro` left them in `folder`; a row without metrics has dashes.
 
     Raises:
         ArtifactError: no row has metrics.
         ParamsError: a protocol or mark-up that the metrics do not have.
     """
-    rows = list(params.read(dict[str, Any], "variants"))
+    rows = choice.rows or list(params.read(dict[str, Any], "variants"))
     paths = {row: folder / f"{row}.json" for row in rows}
     trees = {row: json.loads(path.read_text()) if path.is_file() else {} for row, path in paths.items()}
     if not any(trees.values()):
-        raise ArtifactError(f"{folder}/ has no metrics of the rows in `variants` ({', '.join(rows)}): run `dvc repro`.")
+        raise ArtifactError(f"{folder}/ has no metrics of the rows {', '.join(rows)}: run `dvc repro`.")
     title, figures = figures_of(list(trees.values()), choice)
     lines = pd.DataFrame([{"row": row, **numbers(tree, figures)} for row, tree in trees.items()])
     return Results(title, ["row"], figures, lines, choice.every)

@@ -55,6 +55,13 @@ def test_rows_stand_in_the_order_of_params_and_missing_ones_have_dashes(run, uld
     assert lines[4] == "| c | " + " | ".join("-" * 8) + " |"
 
 
+def test_a_named_table_has_its_rows_in_its_order(run, uld) -> None:
+    (run / "params.yaml").write_text(PARAMS + "report: {tables: {short: [a, b]}}\n")
+    lines = uld("table", "short", "--format", "md").output.splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| a", "| b"]
+    assert "there is no table 'long': report.tables in params.yaml has short." in uld("table", "long").output
+
+
 def test_csv_holds_the_plain_numbers(run, uld) -> None:
     lines = csv(uld("table", "--format", "csv").output).set_index("row")
     assert lines.loc["a", ["forward_nme", "forward_nme_low", "n300_forward_nme", "detection_rate"]].tolist() == [

@@ -25,6 +25,6 @@ def test_wrong_params(block: dict[str, object], message: str) -> None:
 
 
 def test_an_unknown_row() -> None:
-    chosen = source.ReportParams(row="fuond", grid=7, worst=3)
+    chosen = source.ReportParams(row="fuond", grid=7, worst=3, tables={})
     with pytest.raises(ParamsError, match=r"report.row: 'fuond' is no row; variants has found, mean_shape"):
         source.read(chosen, ["found", "mean_shape"], {}, "orl", "canonical", Path("params.yaml"))

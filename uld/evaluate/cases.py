@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from uld import artifacts
 from uld.artifacts import Annotations, AnnotationSet, Predictions
 from uld.errors import ArtifactError
+from uld.evaluate import yaw
 from uld.evaluate.protocols import Protocol
 
 Array = NDArray[np.float64]
@@ -26,7 +27,7 @@ class Inputs:
 
     boxes (N, 4) x1, y1, x2, y2 as edges; sizes (N, 2) width and height, image pixels; sets: the mark-ups with
     xy (N, P, 2) aligned with the predictions, NaN where an image or a point is not annotated; missed: images of the
-    data set without an object box, hence without predictions.
+    data set without an object box, hence without predictions; yaw (N,): degrees, NaN where it is not known.
     """
 
     predictions: Predictions
@@ -34,6 +35,7 @@ class Inputs:
     sizes: Array
     sets: dict[str, AnnotationSet]
     missed: int
+    yaw: Array
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,15 @@ def load(row: str, folder: Path = Path("artifacts")) -> Inputs:
         raise ArtifactError(f"predictions of '{row}' do not fit boxes.csv: run `dvc repro predict@{row}`.")
     index = artifacts.read_table(folder / "data" / "index.csv", "data").set_index("image")
     missing = artifacts.read_table(folder / "roi" / "missing.csv", "roi")
+    index = index.reindex(predictions.images)
+    sets = align(artifacts.read_annotations(folder / "data" / "annotations.h5"), predictions.images)
     return Inputs(
         predictions,
         boxes[["x1", "y1", "x2", "y2"]].to_numpy(dtype=np.float64),
-        index.reindex(predictions.images)[["width", "height"]].to_numpy(dtype=np.float64),
-        align(artifacts.read_annotations(folder / "data" / "annotations.h5"), predictions.images),
+        index[["width", "height"]].to_numpy(dtype=np.float64),
+        sets,
         len(missing),
+        index["yaw"].to_numpy(dtype=np.float64) if "yaw" in index else yaw.of_sets(sets, len(index)),
     )
 
 

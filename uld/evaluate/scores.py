@@ -13,6 +13,7 @@ from uld.errors import ArtifactError
 from uld.evaluate import ced, nme
 from uld.evaluate.cases import Case, Inputs, cases, present
 from uld.evaluate.pck import match, pck, raw_accuracy
+from uld.evaluate.pose import RANGES, explained, pose_accuracy, yaw_bins
 from uld.evaluate.protocols import EvaluateParams, choose
 from uld.evaluate.regressors import Regressor, label
 from uld.evaluate.stability import detection_rate, stability
@@ -77,7 +78,7 @@ def score(
         protocol, set_name, kind = case.key
         branch = scores.tree.setdefault(protocol, {"rule": case.protocol.numbers()}).setdefault(set_name, {})
         branch["images"] = {"train": len(case.pool), "test": len(case.test)}
-        branch[kind] = finite(_score_case(case, regressors, params, seed, scores))
+        branch[kind] = finite(_score_case(case, regressors, params, seed, scores, inputs.yaw[case.test]))
     return scores
 
 
@@ -93,11 +94,44 @@ def label_free(inputs: Inputs, quality: dict[str, Any]) -> dict[str, Any]:
         "detection_rate": detection_rate(predictions.xy[test]).mean() if known else math.nan,
         "stability": stability(predictions, inputs.boxes, test) if known else math.nan,
         "clusters": quality,
+        "poses": _poses(inputs, test),
     }
 
 
+def _poses(inputs: Inputs, test: NDArray[np.int64]) -> dict[str, Any]:
+    """How well pose clusters tell yaw, on the test images; nothing without pose clusters or yaw."""
+    label, yaw = inputs.predictions.pose, inputs.yaw[test]
+    if label is None or not np.isfinite(yaw).any():
+        return {}
+    own = label[test]
+    return {
+        "clusters": len(np.unique(label)),
+        "yaw_explained": explained(own, yaw),
+        "accuracy": pose_accuracy(own, yaw_bins(yaw)),
+    }
+
+
+def by_yaw(errors: Errors, yaw: NDArray[np.floating]) -> dict[str, Any]:
+    """Errors of the test images (R, N, points) within each range of their yaw (N,) (D-ULD++, figure 3b)."""
+    if not np.isfinite(yaw).any():
+        return {}
+    own = yaw_bins(yaw)
+    out: dict[str, Any] = {}
+    for number, name in enumerate(RANGES):
+        mine = own == number
+        if mine.any():
+            ways = {f"{way}_nme": nme.nme(values[:, mine]) for way, values in errors.items()}
+            out[name] = ways | {"images": int(mine.sum())}
+    return out
+
+
 def _score_case(
-    case: Case, regressors: dict[str, Any], params: EvaluateParams, seed: int, scores: Scores
+    case: Case,
+    regressors: dict[str, Any],
+    params: EvaluateParams,
+    seed: int,
+    scores: Scores,
+    yaw: NDArray[np.floating],
 ) -> dict[str, Any]:
     """Metrics of one case for each number of regressor rows; the curves are those of the first number."""
     prefix = "/".join(case.key)
@@ -111,6 +145,7 @@ def _score_case(
         out[name] = {key: value for way in errors for key, value in _summary(way, errors[way], params, seed).items()}
         if name == names[0]:
             _curves(case, errors, raw, params, scores)
+            out["yaw"] = by_yaw(errors, yaw)
     if len(raw):
         out["raw"] = {"accuracy": raw["raw_accuracy"].mean(), "matched": len(raw)}
     return out

@@ -29,6 +29,7 @@ class ReportParams:
     row: str  # the table row that is shown in pictures
     grid: Annotated[int, Field(ge=1)]  # test images in the first picture
     worst: Annotated[int, Field(ge=0)]  # images shown where it fails
+    tables: dict[str, list[str]]  # rows of `uld table NAME`
 
 
 @dataclass(frozen=True)

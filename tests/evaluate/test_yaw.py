@@ -1,0 +1,30 @@
+"""Yaw of annotated faces."""
+
+import numpy as np
+import pytest
+
+from uld.evaluate.yaw import _model, from_points
+from uld.faces3d.photo import photo
+
+
+@pytest.mark.parametrize("yaw", [-80, -30, 0, 45])
+def test_of_a_turned_head(yaw: float) -> None:
+    """An average head, turned, shown at any scale and place."""
+    a = np.deg2rad(yaw)
+    x, y, z = _model().T
+    seen = np.stack([x * np.cos(a) + z * np.sin(a), y], 1) * 37 + [90, 14]
+    some = seen.copy()
+    some[::3] = np.nan
+    np.testing.assert_allclose(from_points(np.stack([seen, some])), yaw, atol=1e-6)
+
+
+def test_too_few_points() -> None:
+    seen = np.full((1, 68, 2), np.nan)
+    seen[0, :11] = 1
+    assert np.isnan(from_points(seen)).all()
+
+
+def test_of_other_faces_in_perspective() -> None:
+    photos = [photo(0, 11 * i, 64) for i in range(25)]
+    off = from_points(np.stack([one.xy for one in photos])) - [one.yaw for one in photos]
+    assert np.abs(off).max() < 20 and np.abs(off).mean() < 8

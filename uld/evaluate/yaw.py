@@ -1,0 +1,41 @@
+"""The yaw of faces from their 68 annotated points, where a data set does not know it."""
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uld.artifacts import AnnotationSet
+from uld.faces3d import head, landmarks
+
+LEAST = 12  # points that an estimate needs
+
+
+@cache
+def _model() -> NDArray[np.float64]:
+    """(68, 3) The points of an average head, x to the right of the image, y down, z towards the viewer."""
+    index, weights = landmarks.corners()
+    return np.asarray((head.skin().chart.reshape(-1, 3)[index] * weights[..., None]).sum(1))
+
+
+def from_points(xy: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Degrees (n,), positive where the face looks to the right of the image, of faces (n, 68, 2), NaN = absent.
+
+    The affine camera that best shows the points of an average head as annotated: its first row is the direction of x
+    in the head, whatever the scale (pose from orthography and scaling; DeMenthon and Davis 1995). NaN where fewer than
+    `LEAST` points are there.
+    """
+    model = np.concatenate([_model(), np.ones((68, 1))], 1)
+    out = np.full(len(xy), np.nan)
+    for i, points in enumerate(xy):
+        known = np.isfinite(points).all(1)
+        if known.sum() >= LEAST:
+            camera = np.linalg.lstsq(model[known], points[known].astype(np.float64), rcond=None)[0].T
+            out[i] = np.rad2deg(np.arctan2(camera[0, 2], camera[0, 0]))
+    return out
+
+
+def of_sets(sets: dict[str, AnnotationSet], images: int) -> NDArray[np.float64]:
+    """Yaw (n,) by the first mark-up of 68 points, NaN if there is none."""
+    faces = [one.xy for one in sets.values() if one.xy.shape[1] == 68]
+    return from_points(faces[0]) if faces else np.full(images, np.nan)
