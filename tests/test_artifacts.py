@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 
 from uld import artifacts
-from uld.artifacts import Annotations, AnnotationSet, Labels, Landmarks, Predictions
+from uld.artifacts import Annotations, AnnotationSet, Labels, Landmarks, PoseCentroids, Predictions
 from uld.errors import ArtifactError
 
 IDS = ["a/b c.png", "größe/日本.png", "001.png", "NA", "7"]
@@ -46,6 +47,11 @@ def predictions(images: int, count: int, views: int = 2) -> Predictions:
 def same(one: object, two: object) -> None:
     for name, value in vars(one).items():
         other = vars(two)[name]
+        if value is None or isinstance(value, PoseCentroids):
+            assert type(value) is type(other), name
+            if value is not None:
+                same(value, other)
+            continue
         assert value.shape == other.shape, name
         assert value.dtype == other.dtype, name
         np.testing.assert_array_equal(value, other, err_msg=name)
@@ -59,6 +65,22 @@ def test_landmarks_come_back(tmp_path: Path, count: int) -> None:
     want = landmarks(count, 4 if count else 0, 2 if count else 0)
     artifacts.write_landmarks(tmp_path / "landmarks.h5", want)
     same(want, artifacts.read_landmarks(tmp_path / "landmarks.h5"))
+
+
+def test_poses_come_back(tmp_path: Path) -> None:
+    poses = PoseCentroids(
+        *(np.full(shape, i, np.float32) for i, shape in enumerate([(2, 5), 5, 5, (2, 3, 4)])), np.arange(2)
+    )
+    want = replace(landmarks(3, 4, 2), poses=poses)
+    artifacts.write_landmarks(tmp_path / "landmarks.h5", want)
+    same(want, artifacts.read_landmarks(tmp_path / "landmarks.h5"))
+    posed = replace(predictions(7, 5), pose=np.arange(7), pose_margin=np.linspace(0, 1, 7, dtype=np.float32))
+    artifacts.write_predictions(tmp_path / "p.h5", posed)
+    same(posed, artifacts.read_predictions(tmp_path / "p.h5"))
+    number = np.arange(4)
+    labels = Labels(number, number, number, np.zeros((4, 2), np.float32), np.zeros(4, np.float32), number > 1, number)
+    artifacts.write_labels(tmp_path / "l.h5", labels)
+    same(labels, artifacts.read_labels(tmp_path / "l.h5"))
 
 
 @pytest.mark.parametrize(("images", "count"), [(7, 5), (7, 0), (1, 1), (0, 4)])

@@ -163,12 +163,28 @@ def read_annotations(path: Path) -> Annotations:
 
 
 @dataclass(frozen=True)
+class PoseCentroids:
+    """Landmarks that are looked for differently in each of Q poses (two-stage clustering).
+
+    codes (Q, C) float32 centroids of pose codes in z-scores; mean, spread (C,) float32: z = (code - mean) / spread;
+    landmarks (Q, K, D) float32 centroids of each pose, slot k of each is landmark k; counts (Q,) int64 images.
+    """
+
+    codes: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    spread: NDArray[np.float32]
+    landmarks: NDArray[np.float32]
+    counts: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Landmarks:
     """What a table row discovered (artifacts/landmarks/V/landmarks.h5).
 
     centroids (K, D) float32; counts (K,) int64: sampled points a cluster; exemplar_image (K, E) int64 rows of boxes.csv
     and exemplar_xy (K, E, 2) float32 image pixels: the E training points nearest to each centroid, -1/NaN where fewer;
-    sample (S, D) float16 descriptors and sample_label (S,) int64 for pictures of the clusters.
+    sample (S, D) float16 descriptors and sample_label (S,) int64 for pictures of the clusters. poses: of two-stage
+    clustering only.
     """
 
     centroids: NDArray[np.float32]
@@ -177,17 +193,22 @@ class Landmarks:
     exemplar_xy: NDArray[np.float32]
     sample: NDArray[np.float16]
     sample_label: NDArray[np.int64]
+    poses: PoseCentroids | None = None
 
 
 def write_landmarks(path: Path, landmarks: Landmarks) -> None:
     """Write artifacts/landmarks/V/landmarks.h5."""
-    _write_h5(path, dict(vars(landmarks)), {})
+    arrays = {name: value for name, value in vars(landmarks).items() if name != "poses"}
+    if landmarks.poses is not None:
+        arrays |= {f"poses/{name}": value for name, value in vars(landmarks.poses).items()}
+    _write_h5(path, arrays, {})
 
 
 def read_landmarks(path: Path) -> Landmarks:
     """Read artifacts/landmarks/V/landmarks.h5."""
     arrays, _ = _read_h5(path, "discover")
-    return Landmarks(**arrays)
+    poses = {name.removeprefix("poses/"): arrays.pop(name) for name in list(arrays) if name.startswith("poses/")}
+    return Landmarks(**arrays, poses=PoseCentroids(**poses) if poses else None)
 
 
 @dataclass(frozen=True)
@@ -196,7 +217,8 @@ class Labels:
 
     image (M,) int64 rows of boxes.csv; view (M,) int64: the view of the bank that was labelled, the plain or the
     mirrored one; label (M,) int64 landmark, at most one of each in a view of an image; xy (M, 2) float32 image pixels;
-    score (M,) float32, cosine to the centroid; detected (M,) bool: a detection and not a dense match.
+    score (M,) float32, cosine to the centroid; detected (M,) bool: a detection and not a dense match; pose (M,) int64
+    pose cluster of the image in that view, of two-stage clustering only.
     """
 
     image: NDArray[np.int64]
@@ -205,11 +227,12 @@ class Labels:
     xy: NDArray[np.float32]
     score: NDArray[np.float32]
     detected: NDArray[np.bool_]
+    pose: NDArray[np.int64] | None = None
 
 
 def write_labels(path: Path, labels: Labels) -> None:
     """Write artifacts/labels/R/labels.h5."""
-    _write_h5(path, dict(vars(labels)), {})
+    _write_h5(path, _given(labels), {})
 
 
 def read_labels(path: Path) -> Labels:
@@ -225,7 +248,8 @@ class Predictions:
     images (N,) ids and split (N,) in the order of boxes.csv; xy (N, K, 2) float32, NaN = not detected, with score
     (N, K) (higher is surer, NaN where absent); dense_xy (N, K, 2) and dense_score: the best match of each landmark
     anywhere in the ROI, detected or not; view_xy (N, V, K, 2): the dense prediction made in view v of the
-    bank, mapped back to the image (v = 0 is the untouched view); mirrored (V,) bool.
+    bank, mapped back to the image (v = 0 is the untouched view); mirrored (V,) bool. Of two-stage clustering only:
+    pose (N,) int64, and pose_margin (N,) float32: distance to the nearest pose over that to the second nearest, 0 to 1.
     """
 
     images: NDArray[Any]
@@ -236,6 +260,8 @@ class Predictions:
     dense_score: NDArray[np.float32]
     view_xy: NDArray[np.float32]
     mirrored: NDArray[np.bool_]
+    pose: NDArray[np.int64] | None = None
+    pose_margin: NDArray[np.float32] | None = None
 
     @property
     def filled_xy(self) -> NDArray[np.float32]:
@@ -245,13 +271,17 @@ class Predictions:
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
     """Write artifacts/predictions/V.h5."""
-    _write_h5(path, dict(vars(predictions)), {})
+    _write_h5(path, _given(predictions), {})
 
 
 def read_predictions(path: Path) -> Predictions:
     """Read artifacts/predictions/V.h5."""
     arrays, _ = _read_h5(path, "predict")
     return Predictions(**arrays)
+
+
+def _given(table: Labels | Predictions) -> dict[str, NDArray[Any]]:
+    return {name: value for name, value in vars(table).items() if value is not None}
 
 
 def write_arrays(path: Path, arrays: dict[str, NDArray[Any]], attrs: dict[str, Any] | None = None) -> None:

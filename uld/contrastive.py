@@ -110,13 +110,18 @@ class Taught:
         views = np.unique(labels.view)
         self.xy = {bool(bank.mirrored[view]): label.table(labels, bank.rows, view, count) for view in views}
 
-    def read(self, image: NDArray[np.int64], rng: np.random.Generator) -> tuple[Batch, Tensor]:
-        """Images (B,), as indices of the bank's rows, each in a random view of a random hand that was labelled.
+    def read(
+        self, image: NDArray[np.int64], rng: np.random.Generator, hand: NDArray[np.bool_] | None = None
+    ) -> tuple[Batch, Tensor]:
+        """Images (B,), as indices of the bank's rows, each in a random view of its hand, mirrored (B,) or not.
+
+        Args:
+            hand: None: a random one that was labelled.
 
         Returns:
             The batch, and its labels (B, K, 2) in cells, NaN where absent.
         """
-        hand = rng.choice(sorted(self.xy), len(image))
+        hand = rng.choice(sorted(self.xy), len(image)) if hand is None else hand
         views = np.array([rng.choice(self._bank.hands[int(one)]) for one in hand])
         batch = self._bank.read(self._bank.rows[image], views)
         xy = np.stack([self.xy[bool(h)][i] for h, i in zip(hand, image, strict=True)])

@@ -28,7 +28,7 @@ from uld.features.extractor import Extractor, ReadoutParams
 from uld.features.source import GridSource, frames, from_store, live
 from uld.features.store import FeatureStore
 from uld.images import Pixels
-from uld.methods.base import Method
+from uld.methods.base import Found, Method
 from uld.models import Head
 from uld.params import CLOSED, build
 
@@ -106,6 +106,7 @@ def predict_all(method: Method, landmarks: Landmarks, source: GridSource, boxes:
     views, count = len(source.views), len(landmarks.centroids)
     xy, view_xy = _gap((len(boxes), count, 2)), _gap((len(boxes), views, count, 2))
     score, dense_score = _gap((len(boxes), count)), _gap((len(boxes), count))
+    poses: list[Found] = []
     for first in range(0, len(boxes), runtime.batch_size()):
         rows = np.arange(first, min(first + runtime.batch_size(), len(boxes)))
         for v in range(views):
@@ -114,8 +115,14 @@ def predict_all(method: Method, landmarks: Landmarks, source: GridSource, boxes:
             if v == 0:
                 xy[rows], score[rows] = source.to_image(rows, found.xy), found.score
                 dense_score[rows] = found.dense_score
+                poses.append(found)
     images, split = (boxes[key].to_numpy(dtype=object) for key in ("image", "split"))
-    return Predictions(images, split, xy, score, view_xy[:, 0], dense_score, view_xy, source.mirrored)
+    known = {
+        name: np.concatenate([getattr(found, name) for found in poses])
+        for name in ("pose", "pose_margin")
+        if poses and getattr(poses[0], name) is not None
+    }
+    return Predictions(images, split, xy, score, view_xy[:, 0], dense_score, view_xy, source.mirrored, **known)
 
 
 def last_labels(start: str, root: Path = Path("artifacts")) -> Labels | None:

@@ -167,7 +167,14 @@ def test_dense_matches_stand_in_where_no_detection_is_a_label() -> None:
         want = source.to_image(labels.image[part], cells[:, None], view)[:, 0]
         np.testing.assert_allclose(labels.xy[part], want, atol=1e-4)
     np.testing.assert_allclose(labels.xy[[1, 7]], [[4 * 3 + 2, 6 * 3 + 2], [11 * 3 + 2, 6 * 3 + 2]], atol=1e-4)
-    assert [value.dtype.str for value in vars(labels).values()] == ["<i8", "<i8", "<i8", "<f4", "<f4", "|b1"]
+    assert [value.dtype.str for value in vars(labels).values() if value is not None] == [
+        "<i8",
+        "<i8",
+        "<i8",
+        "<f4",
+        "<f4",
+        "|b1",
+    ]
 
 
 def test_each_hand_has_its_own_worst() -> None:
@@ -179,7 +186,7 @@ def test_each_hand_has_its_own_worst() -> None:
 
 def test_no_label_at_all() -> None:
     labels = to_labels(Planted(9), [marks()], -1, None)
-    assert [value.shape for value in vars(labels).values()] == [(0,), (0,), (0,), (0, 2), (0,), (0,)]
+    assert [len(value) for value in vars(labels).values() if value is not None] == [0] * 6
     assert health(Planted(9), [marks()], labels, None)["labels_detected"] == 0
     assert "label_change" not in health(Planted(9), [marks()], labels, to_labels(Planted(9), [marks()], None, None))
 

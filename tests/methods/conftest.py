@@ -29,7 +29,7 @@ class Planted:
     grid = GRID
     views = np.stack([coords.view(3 * GRID), coords.view(3 * GRID, mirror=True), coords.view(3 * GRID, rotate=90)])
     mirrored = np.array([False, True, False])
-    detects = True
+    detects, poses = True, True
 
     def __init__(self, images: int, channels: int = 1) -> None:
         """`heights` (images, views, PARTS): of the heat, to be changed."""
@@ -55,6 +55,11 @@ class Planted:
         heat = torch.exp(-self._offset(rows).square().sum(2) / 2) * height
         heat = heat if self.channels == PARTS else heat.amax(1, keepdim=True)
         return self.describe(rows, view), self._seen(heat, view)
+
+    def codes(self, rows: np.ndarray, view: int = 0) -> torch.Tensor:
+        """(B, 2 PARTS): the centres in cells of the view."""
+        centres = self.to_image(rows, self.centres[rows])
+        return torch.from_numpy(self.to_cells(rows, centres, view)).flatten(1)
 
     def inside(self, rows: np.ndarray, view: int = 0) -> torch.Tensor:
         """(B, G, G): all but the last row of the untouched view."""

@@ -21,6 +21,8 @@ def test_every_output_is_there(finished: Project) -> None:
         "artifacts/labels/duld-1/labels.h5",
         "artifacts/rounds/duld-1/head.json",
         "artifacts/rounds/duld-1/training.csv",
+        "artifacts/labels/duld_pp-1/labels.h5",
+        "artifacts/rounds/duld_pp-1/head.json",
         "artifacts/landmarks/zeroshot/landmarks.h5",
         "artifacts/predictions/zeroshot.h5",
         "artifacts/detectors/zeroshot/detector.json",

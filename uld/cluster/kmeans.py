@@ -79,7 +79,8 @@ def fit(
 
 def nearest(x: NDArray[np.float32], centroids: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Nearest centroid of each point: label (M,) and squared L2 distance (M,)."""
-    distance, label = faiss.knn(x, centroids, 1)
+    with threadpool_limits(runtime.threads() if x.size * len(centroids) > ONE_THREAD else 1):
+        distance, label = faiss.knn(x, centroids, 1)
     return np.asarray(label[:, 0], dtype=np.int64), np.asarray(distance[:, 0], dtype=np.float32)
 
 

@@ -30,6 +30,11 @@ class Held:
     descriptors: torch.Tensor
     inside: torch.Tensor
 
+    def take(self, index: NDArray[np.int64]) -> "Held":
+        """Some of the images."""
+        at = torch.from_numpy(index).to(self.inside.device)
+        return Held(self.rows[index], self.view, self.descriptors[at], self.inside[at])
+
     def matches(self, centroids: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Dense matches of K centroids: xy (n, K, 2) in cells and the descriptors (n, K, D) found there."""
         xy, found = [], []

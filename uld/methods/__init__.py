@@ -8,6 +8,9 @@ from uld.methods.base import Method
 STEPS = {
     "zeroshot": "uld.methods.zeroshot:ZeroShot",
     "duld": "uld.methods.duld:DULD",
+    "pose_proxy": "uld.methods.pose_proxy:PoseProxy",
+    "duld_pp": "uld.methods.duld_pp:DULDPP",
+    "duld_pp_full_vae": "uld.methods.duld_pp_full_vae:DULDPPFullVAE",
     "mallis_d": "uld.methods.mallis_d:MallisD",
     "mallis_d_detector": "uld.methods.mallis_d_detector:MallisDDetector",
     "position": "uld.methods.position:Position",

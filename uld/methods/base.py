@@ -41,12 +41,21 @@ class Source(Protocol):
         """Whether the model has heat maps."""
         ...
 
+    @property
+    def poses(self) -> bool:
+        """Whether the model has pose codes."""
+        ...
+
     def describe(self, rows: NDArray[np.int64], view: int = 0) -> torch.Tensor:
         """(B, D, G, G) float32 descriptors of unit length, of view `view` of the bank."""
         ...
 
     def maps(self, rows: NDArray[np.int64], view: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """Descriptors as above and heat maps (B, C, G, G) in [0, 1]."""
+        ...
+
+    def codes(self, rows: NDArray[np.int64], view: int = 0) -> torch.Tensor:
+        """Pose codes (B, C) float32, of view `view` of the bank."""
         ...
 
     def inside(self, rows: NDArray[np.int64], view: int = 0) -> torch.Tensor:
@@ -91,12 +100,17 @@ class Training:
 
 @dataclass(frozen=True)
 class Found:
-    """Landmarks of B images in grid cells: xy (B, K, 2), NaN where missing, score (B, K); dense_*: always filled."""
+    """Landmarks of B images in grid cells: xy (B, K, 2), NaN where missing, score (B, K); dense_*: always filled.
+
+    Of two-stage clustering also the pose (B,) and its margin (B,), see `artifacts.Predictions`.
+    """
 
     xy: NDArray[np.float32]
     score: NDArray[np.float32]
     dense_xy: NDArray[np.float32]
     dense_score: NDArray[np.float32]
+    pose: NDArray[np.int64] | None = None
+    pose_margin: NDArray[np.float32] | None = None
 
 
 class Method(ABC):

@@ -1,0 +1,203 @@
+"""Landmarks that look different in different poses: two-stage clustering as methods use it (D-ULD++, section 3.3.2).
+
+Images are clustered by pose code, then each pose finds how the landmarks look in it. Landmarks come from an earlier
+round and stay the same in all poses: the centroids of a pose start from those of all images.
+"""
+
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from uld import runtime
+from uld.artifacts import Labels, Landmarks, PoseCentroids
+from uld.cluster import kmeans, label, two_stage
+from uld.cluster.align import align
+from uld.cluster.detect import DetectParams
+from uld.cluster.label import Marks, Pool
+from uld.cluster.quality import quality
+from uld.cluster.recentre import Held, hold, means_at
+from uld.cluster.two_stage import Poses, Slots
+from uld.errors import ULDError
+from uld.features.source import Rows
+from uld.losses import active_units
+from uld.methods.base import Discovery, Found, Source
+from uld.params import CLOSED
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, config=CLOSED)
+class TwoStageParams:
+    """Two-stage clustering."""
+
+    poses: Annotated[int, Field(ge=1)]  # Q
+    least: Annotated[int, Field(ge=1)]  # images a pose; smaller ones are joined with the nearest
+    restarts: Annotated[int, Field(ge=1)]
+    iterations: Annotated[int, Field(ge=1)]
+    # what the centroids of a pose move to: its exemplars, one an image, or all of its points (k-means, as in the paper)
+    within: Literal["exemplars", "points"]
+    prior: Annotated[float, Field(ge=0)]  # exemplars or points that a centroid of all poses counts for in each
+    align: Annotated[float, Field(ge=0)] | None  # weight of positions against descriptors; null: slots are as they come
+    images: Annotated[int, Field(ge=1)]  # held in memory, at most
+
+
+def discover(
+    source: Source,
+    rows: Rows,
+    count: int,
+    rng: np.random.Generator,
+    previous: Labels | None,
+    p: TwoStageParams,
+    detect: DetectParams,
+) -> Discovery:
+    """Poses of the training images and their mirror images, and how the landmarks of the last round look in each.
+
+    Raises:
+        ULDError: the model has been through no round, or its last one had another number of landmarks.
+    """
+    if previous is None or previous.label.max(initial=-1) + 1 != count:
+        raise ULDError(
+            f"two-stage clustering goes on with the {count} landmarks of a round: begin at one that has them."
+        )
+    chosen = np.sort(rng.permutation(rows)[: p.images])
+    held = [hold(source, chosen, view) for view in label.hands(source)]
+    everywhere = means_at(held, source, previous, count)
+    codes = [encode(source, chosen, one.view) for one in held]
+    poses = two_stage.pose_clusters(
+        np.concatenate(codes),
+        p.poses,
+        rng,
+        least=p.least,
+        restarts=p.restarts,
+        iterations=p.iterations,
+        init=_last(codes, held, previous),
+    )
+    points = label.pool(source, rows, detect)
+    if p.within == "exemplars":
+        slots = _by_exemplars(held, poses, everywhere, p)
+    else:
+        slots = _by_points(source, points, poses, everywhere, p)
+    figures: dict[str, float | int] = {"poses": len(poses.centroids), "least_pose": int(poses.counts.min())}
+    figures["active_units"] = active_units(torch.from_numpy(np.concatenate(codes)))
+    if p.align is not None:
+        order, drift = align(slots.centroids, slots.xy, poses.centroids, poses.counts, p.align)
+        slots = slots.ordered(order)
+        figures |= {"drift_moved": drift.moved, "drift_apart": drift.apart}
+    kept = PoseCentroids(poses.centroids, poses.mean, poses.spread, slots.centroids, poses.counts)
+    shown = label.picture(points, everywhere, rng)
+    figures |= quality(points.descriptor, kmeans.of(points.descriptor, everywhere), rng)
+    return Discovery(replace(shown, poses=kept), figures)
+
+
+def encode(source: Source, rows: Rows, view: int) -> Floats:
+    """Pose codes (n, C) of images."""
+    return np.concatenate([source.codes(batch, view).cpu().numpy() for batch in runtime.batches(rows)])
+
+
+def _last(codes: list[Floats], held: list[Held], previous: Labels) -> Floats | None:
+    """Where the poses of the last round are now: mean codes (Q, C) of the images that they had, if there were any."""
+    if previous.pose is None:
+        return None
+    total = np.zeros((int(previous.pose.max()) + 1, codes[0].shape[1]))
+    seen = np.zeros(len(total))
+    for one, code in zip(held, codes, strict=True):
+        pose = poses_of(previous, one.rows, one.view)
+        known = pose >= 0
+        np.add.at(total, pose[known], code[known])
+        seen += np.bincount(pose[known], minlength=len(total))
+    return (total[seen > 0] / seen[seen > 0, None]).astype(np.float32)
+
+
+def poses_of(labels: Labels, rows: Rows, view: int) -> NDArray[np.int64]:
+    """Pose (n,) of the images `rows` (n,), sorted, in a view; -1 of an image without a label."""
+    pose = np.full(len(rows), -1, dtype=np.int64)
+    mine = (labels.view == view) & np.isin(labels.image, rows)
+    if labels.pose is not None:
+        pose[np.searchsorted(rows, labels.image[mine])] = labels.pose[mine]
+    return pose
+
+
+def _by_exemplars(held: list[Held], poses: Poses, everywhere: Floats, p: TwoStageParams) -> Slots:
+    """Centroids of each pose, moved to the mean of their dense matches in its images, and mean places of those."""
+    pose = np.split(poses.label, np.cumsum([len(one.rows) for one in held])[:-1])
+    centroids, xy = [], []
+    for q in range(len(poses.centroids)):
+        mine = [one.take(np.flatnonzero(of == q)) for one, of in zip(held, pose, strict=True)]
+        images = sum(len(one.rows) for one in mine)
+        own = everywhere
+        for _ in range(p.iterations):
+            found = np.concatenate([one.matches(own)[1] for one in mine])
+            own = ((found.sum(0) + p.prior * everywhere) / (images + p.prior)).astype(np.float32)
+        centroids.append(own)
+        xy.append(np.concatenate([one.matches(own)[0] for one in mine]).mean(0))
+    counts = np.repeat(poses.counts[:, None], len(everywhere), 1)
+    return Slots(np.stack(centroids), counts, np.stack(xy))
+
+
+def _by_points(source: Source, points: Pool, poses: Poses, everywhere: Floats, p: TwoStageParams) -> Slots:
+    """k-means of the detections of each pose."""
+    pose = np.empty(len(points.image), dtype=np.int64)
+    xy = np.empty((len(points.image), 2), dtype=np.float32)
+    for view in np.unique(points.view):
+        mine = np.flatnonzero(points.view == view)
+        rows, own = np.unique(points.image[mine], return_inverse=True)
+        pose[mine] = poses.assign(encode(source, rows, int(view)))[0][own]
+        xy[mine] = source.to_cells(points.image[mine], points.xy[mine][:, None], int(view))[:, 0]
+    return two_stage.keypoint_clusters(
+        points.descriptor, pose, xy, everywhere, len(poses.centroids), iterations=p.iterations, prior=p.prior
+    )
+
+
+def mark(
+    source: Source, rows: Rows, view: int, poses: PoseCentroids, detect: DetectParams
+) -> tuple[Marks, NDArray[np.int64], Floats]:
+    """Landmarks of each image as they look in its own pose.
+
+    Returns:
+        The landmarks, and pose (n,) and margin (n,) of the images `rows` (n,).
+    """
+    known = Poses(poses.codes, poses.mean, poses.spread, np.empty(0, np.int64), poses.counts)
+    pose, margin = known.assign(encode(source, rows, view))
+    parts = [(np.flatnonzero(pose == q), q) for q in np.unique(pose)]
+    marked = [label.mark(source, rows[index], view, poses.landmarks[q], detect) for index, q in parts]
+    back = np.argsort(np.concatenate([index for index, _ in parts]))
+    columns = ("dense_xy", "dense_score", "xy", "score", "points")
+    joined = (np.concatenate([getattr(one, name) for one in marked])[back] for name in columns)
+    return Marks(rows, view, *joined), pose, margin
+
+
+def to_labels(
+    source: Source, rows: Rows, landmarks: Landmarks, detect: DetectParams, join: float | None, fill: float | None
+) -> tuple[Labels, list[Marks]]:
+    """What a round is trained on: labels (pose, landmark) of every image and its mirror image."""
+    poses = known_poses(landmarks)
+    found = [mark(source, rows, view, poses, detect) for view in label.hands(source)]
+    marked = [one for one, _, _ in found]
+    labels = label.to_labels(source, marked, join, fill)
+    pose = np.empty(len(labels.image), dtype=np.int64)
+    for one, own, _ in found:
+        mine = labels.view == one.view
+        pose[mine] = own[np.searchsorted(rows, labels.image[mine])]
+    return replace(labels, pose=pose), marked
+
+
+def find(source: Source, landmarks: Landmarks, rows: Rows, view: int, detect: DetectParams) -> Found:
+    """Landmarks, detected and dense, and the pose of each image."""
+    one, pose, margin = mark(source, rows, view, known_poses(landmarks), detect)
+    return Found(one.xy, one.score, one.dense_xy, one.dense_score, pose, margin)
+
+
+def known_poses(landmarks: Landmarks) -> PoseCentroids:
+    """The pose clusters of landmarks.
+
+    Raises:
+        ULDError: they have none.
+    """
+    if landmarks.poses is None:
+        raise ULDError("these landmarks have no pose clusters: discover them with a two-stage step.")
+    return landmarks.poses
