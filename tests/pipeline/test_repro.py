@@ -141,4 +141,4 @@ def test_plots_show_draws_the_ced(finished: Project) -> None:
 
 def test_results_table(finished: Project) -> None:
     said = finished.run(sys.executable, "-m", "uld.cli", "table", "--format", "csv").splitlines()
-    assert [line.split(",")[0] for line in said] == ["row", "mean_shape", "zeroshot", "duld"]
+    assert [line.split(",")[0] for line in said] == ["row", "mean_shape", "zeroshot", "duld", "duld_pp"]
