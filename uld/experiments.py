@@ -36,7 +36,9 @@ def results(choice: Choice) -> Results:
     if not runs:
         raise ArtifactError("no experiment has metrics yet: try `dvc exp run -S seed=1`.")
     title, figures = figures_of([tree for _, _, tree in runs], choice)
+    taken = {"row", "seeds", *(figure.name for figure in figures)}  # `landmarks` is a param and a figure
     settings = pd.DataFrame([one for one, _, _ in runs]).fillna("-")
+    settings = settings.rename(columns={key: f"params.{key}" for key in taken})
     differ = [key for key in settings.columns if key != "seed" and settings[key].nunique() > 1]
     scores = pd.DataFrame([{"row": row, **numbers(tree, figures)} for _, row, tree in runs])
     # a commit and the experiment that it was made from are one run

@@ -149,6 +149,14 @@ def test_seeds_share_a_line_with_mean_and_deviation(run, monkeypatch) -> None:
     assert len(lines) == 2
 
 
+def test_a_param_may_be_named_like_a_figure(run, monkeypatch) -> None:
+    shown = exp_show(*(revision({"a": {"data": tree(10 * k)}}, seed=0, landmarks=k) for k in (1, 2)))
+    monkeypatch.setattr(experiments, "shown", lambda: shown)
+    results = experiments.results(table.Choice())
+    assert results.labels == ["params.landmarks", "row", "seeds"]
+    assert results.lines["params.landmarks"].tolist() == ["1", "2"] and set(results.lines["landmarks"]) == {10}
+
+
 def test_no_experiments(run, monkeypatch) -> None:
     monkeypatch.setattr(experiments, "shown", lambda: exp_show(revision({}, seed=0)))
     with pytest.raises(ArtifactError, match="dvc exp run"):
