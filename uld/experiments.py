@@ -68,11 +68,13 @@ def shown() -> Any:
 def experiments(tree: Any) -> Iterator[tuple[Settings, dict[str, Tree]]]:
     """(params, {row: metrics}) of each commit and experiment; queued and failed ones have no metrics and are left out.
 
-    The workspace is left out too: its params may have been edited after its metrics were made.
+    So are running ones, whose params are theirs but whose metrics still are those that they began with. The workspace
+    is left out too: its params may have been edited after its metrics were made.
     """
     for commit in tree:
         revisions = [commit] if commit["rev"] != "workspace" else []
-        revisions += [revision for one in commit["experiments"] or [] for revision in one["revs"] or []]
+        done = [one for one in commit["experiments"] or [] if (one.get("executor") or {}).get("state") != "running"]
+        revisions += [revision for one in done for revision in one["revs"] or []]
         for data in (revision["data"] for revision in revisions if revision["data"]):
             trees = {PurePosixPath(name).stem: node["data"] for name, node in data["metrics"].items() if "data" in node}
             rows = {name: one for name, one in trees.items() if "landmarks" in one}  # not the backbone's, not a head's

@@ -157,6 +157,14 @@ def test_a_param_may_be_named_like_a_figure(run, monkeypatch) -> None:
     assert results.lines["params.landmarks"].tolist() == ["1", "2"] and set(results.lines["landmarks"]) == {10}
 
 
+def test_a_running_experiment_has_no_metrics_of_its_own_yet(run, monkeypatch) -> None:
+    shown = exp_show(*(revision({"a": {"data": tree(10)}}, seed=seed) for seed in (0, 1, 2)))
+    shown[1]["experiments"][0]["executor"] = {"state": "running", "name": "tempdir", "local": None}
+    shown[1]["experiments"][1]["executor"] = None
+    monkeypatch.setattr(experiments, "shown", lambda: shown)
+    assert experiments.results(table.Choice()).lines["seeds"].tolist() == [2]
+
+
 def test_no_experiments(run, monkeypatch) -> None:
     monkeypatch.setattr(experiments, "shown", lambda: exp_show(revision({}, seed=0)))
     with pytest.raises(ArtifactError, match="dvc exp run"):
