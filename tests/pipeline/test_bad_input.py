@@ -100,7 +100,7 @@ def edit_text(project: Project, old: str, new: str) -> None:
         ("    max_bad:", "    max_bat:", ["datasets.folder.max_bat", "misspelt", "datasets.folder.max_bad"]),
         ("source: photos", "", ["'source' is missing"]),
         ("    max_bad: 0.05", "    max_bad: many", ["datasets.folder.max_bad", "'many'"]),
-        ("dataset: folder", "dataset: foldr", ["'foldr' is no data set", "orl, folder"]),
+        ("dataset: folder", "dataset: foldr", ["'foldr' is no data set", "orl, faces3d, folder"]),
     ],
 )
 def test_a_wrong_key(fresh: Project, old: str, new: str, words: list[str]) -> None:
