@@ -31,7 +31,7 @@ dataset: folder
 variants: {found: {}, mean_shape: {}}
 rounds: {}
 evaluate: {protocols: [canonical, ols], pck: [0.1], raw: 0.2, ced_limit: 0.2, bootstrap: 20}
-report: {row: found, grid: 7, worst: 3}
+report: {row: found, grid: 7, worst: 3, tables: {}}
 """
 VOID = {"meta", "link", "img"}
 
