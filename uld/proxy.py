@@ -78,7 +78,7 @@ def by_elbo(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(training.rng(p.steps).integers(2**31)))  # no step draws from this stream
             head = head.with_pose(PoseVAE(training.bank.grid, **vars(sizes)))
-        if p.alone is not None:
+        if p.alone is not None and not training.state.is_file():  # a kept state holds what it learned alone
             _alone(head, training, p, p.alone)
     pose, taught = part(head, training.name), _taught(training)
 

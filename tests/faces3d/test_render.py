@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from uld.faces3d.render import grid_faces, rasterise
+from uld.faces3d.render import facing, grid_faces, rasterise
 
 TRIANGLE = np.array([[1.5, 2.25, 0], [11.25, 4.0, 2], [4.75, 13.5, 5]], np.float32)
 
@@ -48,6 +48,12 @@ def test_the_nearer_surface_is_seen() -> None:
     assert second.any() and not second.all()
     again = rasterise(xyz, faces[::-1], 16)
     np.testing.assert_array_equal(again.depth, shown.depth)
+
+
+def test_a_side_is_turned_to_the_viewer_or_away() -> None:
+    flat = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]], np.float32)  # row by row, y down: as a sheet is
+    assert facing(flat, grid_faces(2, 2)).all()
+    assert not facing(flat * np.float32([-1, 1, 1]), grid_faces(2, 2)).any()
 
 
 def test_what_leaves_the_image_is_cut() -> None:

@@ -163,8 +163,9 @@ def _expose(
     """The picture (S, S, 3) and the depth (OVER * S, OVER * S) of its finer pixels."""
     fine = size * OVER
     offsets = np.cumsum([0, *(s.shape[0] * s.shape[1] for s in sheets)])
-    faces = np.concatenate([render.grid_faces(*s.shape[:2]) + o for s, o in zip(sheets, offsets, strict=False)])
     xyz = np.concatenate([seen[:, :2] * OVER + (OVER - 1) / 2, seen[:, 2:]], 1).astype(np.float32)
+    skin, *rest = (render.grid_faces(*s.shape[:2]) + o for s, o in zip(sheets, offsets, strict=False))
+    faces = np.concatenate([skin[render.facing(xyz, skin)], *rest])  # of the skin, the inside is never seen
     shown = render.rasterise(xyz, faces, fine)
     chart = np.concatenate([s.chart.reshape(-1, 3) for s in who.charts]).astype(np.float32)
     part = np.repeat([s.part for s in who.charts], np.diff(offsets))[shown.vertices[:, 0]]

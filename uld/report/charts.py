@@ -16,7 +16,7 @@ from uld.report import palette
 
 INK, FAINT = "#333333", "#DDDDDD"
 LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#7B4A12")  # of the other rows
-DASHES = ("--", "-.", ":")
+DASHES = ("--", "-.", ":", "-", (0, (4, 1, 1, 1, 1, 1)))  # 5 against 6 colours: 30 rows before a look comes twice
 
 
 def ced(curves: dict[str, pd.DataFrame], main: str) -> bytes:
