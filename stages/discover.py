@@ -16,7 +16,8 @@ def main() -> None:
     boxes, described = detector.cached(row.features, row.start)
     rows = np.flatnonzero(boxes["split"].to_numpy() == "train")
     rng = runtime.rng(params.read(int, "seed"), f"discover-{row.step}")
-    found = method.discover(described, rows, row.landmarks, rng, detector.last_labels(row.start))
+    count = params.read(int, "landmarks") if row.landmarks is None else row.landmarks
+    found = method.discover(described, rows, count, rng, detector.last_labels(row.start))
     out = Path(f"artifacts/landmarks/{key}")
     artifacts.write_landmarks(out / "landmarks.h5", found.landmarks)
     artifacts.write_json(out / "quality.json", found.quality)

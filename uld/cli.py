@@ -77,12 +77,15 @@ def table(
     points: Annotated[Points, typer.Option(help="The best match in every image, detections, or both.")] = Points.dense,
     experiments: Annotated[bool, typer.Option("--experiments", help="Of `dvc exp run`: mean ± deviation.")] = False,
     every: Annotated[bool, typer.Option("--all", help="Every figure, not only the main ones.")] = False,
+    published: Annotated[bool, typer.Option("--published", help="With the paper's errors, on other images.")] = False,
     format: Annotated[Format, typer.Option(help="For the terminal, as Markdown, or with plain numbers.")] = Format.text,
 ) -> None:
     """Show the results: a line a row of the table `variants`.
 
     Errors stand with their 95 % interval over test images; docs/evaluation.md says how to read them. With
-    --experiments, runs that differ in nothing but the seed share a line, and other params that differ are columns.
+    --experiments, runs that differ in nothing but the seed share a line, and other params that differ are columns. With
+    --published, forward / backward NME as the paper reports it stands behind (not in CSV): other images, so it is the
+    order of the rows that compares.
     """
 
     def work() -> None:
@@ -91,7 +94,7 @@ def table(
 
         choice = table.Choice(protocol, markup, points.value, every, table.named(name) if name else None)
         results = kept.results(choice) if experiments else table.of_run(choice)
-        table.show(results, format.value)
+        table.show(table.with_paper(results) if published else results, format.value)
 
     _run(work)
 

@@ -42,7 +42,7 @@ class RowParams:
     features: str
     start: str
     step: str
-    landmarks: Annotated[int, Field(ge=0)]  # K
+    landmarks: Annotated[int, Field(ge=0)] | None = None  # K; None: that of the rounds
 
 
 @closed(frozen=True, config=CLOSED)

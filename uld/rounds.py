@@ -13,6 +13,8 @@ from uld.errors import ParamsError
 def chain(path: Path, step: str, count: int, start: str | None = None) -> list[str]:
     """Write the lines `<step>-1` ... `<step>-<count>`; the step's later lines, if any, are taken out.
 
+    Rows, and rounds of other steps, that start from the step's last round go on starting from its last round.
+
     Args:
         path: params.yaml.
         step: a block of `steps`.
@@ -44,17 +46,20 @@ def chain(path: Path, step: str, count: int, start: str | None = None) -> list[s
     wanted = [f"{step}-{number}" for number in range(1, count + 1)]
     before = [start, *wanted]
     blocks = {line: {"start": one, "step": step} for line, one in zip(wanted, before, strict=False)}
-    _refuse_in_use(tree, set(ours) - set(wanted), wanted, path)
+    last = max(ours, key=lambda line: int(line.rpartition("-")[2]), default=None)
+    _refuse_in_use(tree, set(ours) - {last, *wanted}, {*ours, *wanted}, path)
     text = _splice(path.read_text(), tree, ours, blocks, path)
+    if last is not None and last != wanted[-1]:
+        text = _follow(text, last, wanted)
     with artifacts.atomic(path) as part:
         part.write_text(text)
     return [_line(name, block).strip() for name, block in blocks.items()]
 
 
-def _refuse_in_use(tree: CommentedMap, gone: set[str], wanted: list[str], path: Path) -> None:
+def _refuse_in_use(tree: CommentedMap, gone: set[str], own: set[str], path: Path) -> None:
     for table in ("rounds", "variants"):
         for name, block in (tree[table] or {}).items():
-            if block["start"] in gone and name not in gone and name not in wanted:
+            if block["start"] in gone and name not in own:
                 raise ParamsError(
                     f"{path}: {table}.{name} starts from '{block['start']}', which would go: mend it first."
                 )
@@ -86,6 +91,19 @@ def _splice(text: str, tree: CommentedMap, old: list[str], blocks: dict[str, dic
     above = [line for number, line in enumerate(lines[:place]) if number not in replaced]
     below = [line for number, line in enumerate(lines[place:], place) if number not in replaced]
     return "\n".join([*above, *fresh, *below]) + "\n"
+
+
+def _follow(text: str, old: str, wanted: list[str]) -> str:
+    """The text with all but `wanted` itself that starts from line `old` of the table starting from the last wanted."""
+    tree, lines = edit.yaml().load(text), text.splitlines()
+    start = re.compile(rf"(\bstart:\s*){re.escape(old)}(?![\w-])")
+    tables: list[Any] = [tree["rounds"], tree["variants"] or {}]
+    for table in tables:
+        for name, block in table.items():
+            if block.get("start") == old and name not in wanted:
+                for number in _extent(lines, table.lc.key(name)[0]):
+                    lines[number] = start.sub(rf"\g<1>{wanted[-1]}", lines[number])
+    return "\n".join(lines) + "\n"
 
 
 def _extent(lines: list[str], first: int) -> range:

@@ -1,7 +1,7 @@
 """The results table: a line a row of `variants`, from metrics/<row>.json or from the experiments that DVC kept."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from uld import params
 from uld.errors import ArtifactError, ParamsError
+from uld.report import published
 from uld.report.tables import leaves, pick, plain
 
 FAVOURITE = "p68"  # the mark-up that is shown if none is named
@@ -59,7 +60,8 @@ class Figure:
 class Results:
     """`labels`: columns that say what a line is about; `figures`; `lines`: all of it, and columns <figure><spread>.
 
-    A `tall` table is printed with a column for each of its lines.
+    A `tall` table is printed with a column for each of its lines. `beside`: heading -> row -> text, of columns that are
+    printed behind the figures.
     """
 
     title: str
@@ -67,12 +69,17 @@ class Results:
     figures: list[Figure]
     lines: pd.DataFrame
     tall: bool = False
+    beside: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def texts(self) -> list[list[str]]:
         """Heading and lines as text."""
-        head = [*self.labels, *(figure.title for figure in self.figures)]
+        head = [*self.labels, *(figure.title for figure in self.figures), *self.beside]
         lines = [
-            [*(str(line[name]) for name in self.labels), *(_cell(line, figure) for figure in self.figures)]
+            [
+                *(str(line[name]) for name in self.labels),
+                *(_cell(line, figure) for figure in self.figures),
+                *(texts.get(line["row"], "-") for texts in self.beside.values()),
+            ]
             for line in self.lines.to_dict("records")
         ]
         return [list(column) for column in zip(head, *lines, strict=True)] if self.tall else [head, *lines]
@@ -102,6 +109,12 @@ class Results:
 
     def _is_label(self, column: int) -> bool:
         return column < (1 if self.tall else len(self.labels))
+
+
+def with_paper(results: Results) -> Results:
+    """The same with what the paper reports beside it: forward / backward NME on other images."""
+    theirs = published.columns("errors", results.lines["row"].unique())
+    return replace(results, beside={f"paper: {name}": texts for name, texts in theirs.items()})
 
 
 def show(results: Results, how: str) -> None:

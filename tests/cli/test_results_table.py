@@ -62,6 +62,14 @@ def test_a_named_table_has_its_rows_in_its_order(run, uld) -> None:
     assert "there is no table 'long': report.tables in params.yaml has short." in uld("table", "long").output
 
 
+def test_the_paper_stands_behind(run, uld) -> None:
+    (run / "params.yaml").write_text(PARAMS.replace("a: {}", "duld: {}"))
+    lines = uld("table", "--format", "md", "--published").output.splitlines()
+    assert lines[0].endswith("| silhouette | paper: MAFL | paper: AFLW |")
+    assert lines[3].startswith("| duld |") and lines[3].endswith("| 2.82 / 3.21 | 3.42 / 4.89 |")
+    assert lines[2].startswith("| b |") and lines[2].endswith("| - | - |")
+
+
 def test_csv_holds_the_plain_numbers(run, uld) -> None:
     lines = csv(uld("table", "--format", "csv").output).set_index("row")
     assert lines.loc["a", ["forward_nme", "forward_nme_low", "n300_forward_nme", "detection_rate"]].tolist() == [

@@ -46,7 +46,9 @@ def test_the_chain_is_written_and_all_else_stays(tmp_path, table: str, count: in
     assert [after["rounds"][line] for line in wanted] == [
         {"start": start, "step": "duld"} for start in [first, *wanted[:-1]]
     ]
-    others = {name: line for name, line in (before["rounds"] or {}).items() if not name.startswith("duld-")}
+    others = {name: dict(line) for name, line in (before["rounds"] or {}).items() if not name.startswith("duld-")}
+    for line in others.values():
+        line["start"] = line["start"].replace("duld-1", wanted[-1])  # what started from the last round still does
     assert {name: line for name, line in after["rounds"].items() if name not in wanted} == others
     assert {**after, "rounds": None} == {**before, "rounds": None}
     text = path.read_text()
@@ -81,15 +83,31 @@ def test_a_longer_chain_starts_where_it_did_unless_told(tmp_path) -> None:
     assert params.load(path)["rounds"] == {"duld-1": {"start": "frozen", "step": "duld"}}
 
 
-def test_a_shorter_chain_takes_lines_out_unless_they_are_used(tmp_path) -> None:
+def test_what_starts_from_the_last_round_follows_it(tmp_path) -> None:
+    path = tmp_path / "params.yaml"
+    table = "rounds:\n  duld-1: {start: frozen, step: duld}\n  duld-2: {start: duld-1, step: duld}\n"
+    rows = "  row: {start: duld-2, step: duld}   # the last\n  nested:\n    step: duld\n    start: duld-2\n"
+    path.write_text(HEAD + table + TAIL.replace("  b: ", rows + "  b: "))
+    chain(path, "duld_pp", 1, "duld-2")
+    for count in (12, 3, 1):
+        chain(path, "duld", count)
+        tables = params.load(path)
+        followers = [tables["variants"]["row"], tables["variants"]["nested"], tables["rounds"]["duld_pp-1"]]
+        assert {one["start"] for one in followers} == {f"duld-{count}"}
+    assert "  row: {start: duld-1, step: duld}   # the last\n" in path.read_text()
+
+
+def test_a_line_in_use_is_not_taken_out(tmp_path) -> None:
     path = tmp_path / "params.yaml"
     write(path, "rounds: {}\n")
-    chain(path, "duld", 4)
     chain(path, "duld", 2)
-    assert list(params.load(path)["rounds"]) == ["duld-1", "duld-2"]
     chain(path, "duld_pp", 1, "duld-2")
+    chain(path, "duld", 2)
+    path.write_text(path.read_text().replace("  b: ", "  early: {start: duld-2}\n  b: "))
+    chain(path, "duld", 4)
+    path.write_text(path.read_text().replace("early: {start: duld-4}", "early: {start: duld-2}"))
     text = path.read_text()
-    with pytest.raises(ParamsError, match=r"rounds\.duld_pp-1 starts from 'duld-2'"):
+    with pytest.raises(ParamsError, match=r"variants\.early starts from 'duld-2'"):
         chain(path, "duld", 1)
     assert path.read_text() == text
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uld.errors import ULDError
-from uld.evaluate.pose import explained, pose_accuracy, yaw_bins
+from uld.evaluate.pose import accuracy, explained, matched_accuracy, scores, yaw_bins
 
 
 def test_five_ranges_of_yaw() -> None:
@@ -45,19 +45,43 @@ def test_clusters_at_random_explain_their_number() -> None:
 def test_accuracy_does_not_depend_on_numbers(order: list[int]) -> None:
     bins = np.array([0, 0, 1, 1, 1, 2, 3, 4, 4, -1, -1])
     label = np.array(order)[np.array([0, 0, 1, 1, 2, 2, 3, 4, 4, 0, 3])]
-    assert pose_accuracy(label, bins) == pytest.approx(8 / 9)
+    assert matched_accuracy(label, bins) == pytest.approx(8 / 9)
 
 
 def test_accuracy_matches_one_to_one() -> None:
     """Frontal images are most of both clusters; only one can be matched to them, and 3 + 2 is more than 4 + 0."""
     label = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1])
     bins = np.array([2, 2, 2, 2, 3, 3, 2, 2, 2])
-    assert pose_accuracy(label, bins) == pytest.approx(5 / 9)
+    assert matched_accuracy(label, bins) == pytest.approx(5 / 9)
 
 
 def test_accuracy_of_more_clusters_than_ranges_and_fewer() -> None:
-    assert pose_accuracy(np.array([0, 0, 1, 2, 3, 3]), np.array([1, 1, 1, 1, 0, 0])) == pytest.approx(4 / 6)
-    assert pose_accuracy(np.zeros(5, int), np.array([0, 1, 1, 4, 4])) == pytest.approx(2 / 5)
+    assert matched_accuracy(np.array([0, 0, 1, 2, 3, 3]), np.array([1, 1, 1, 1, 0, 0])) == pytest.approx(4 / 6)
+    assert matched_accuracy(np.zeros(5, int), np.array([0, 1, 1, 4, 4])) == pytest.approx(2 / 5)
+
+
+def test_accuracy_by_hand() -> None:
+    """Clusters 3, 5 and 8 stand for ranges 2 (4 of 6 images), 2 (3 of 3) and 0 (a tie, 1 of 2)."""
+    label = np.array([3, 3, 3, 3, 3, 3, 5, 5, 5, 8, 8, 8])
+    bins = np.array([2, 2, 2, 2, 3, 3, 2, 2, 2, 0, 4, -1])
+    share, ranges = accuracy(label, bins)
+    assert share == pytest.approx(8 / 11)
+    np.testing.assert_allclose(ranges, [1 / 2, np.nan, 7 / 9, np.nan, np.nan])
+
+
+def test_accuracy_of_one_cluster_is_chance() -> None:
+    yaw = np.array([0.0, 10, -20, 40, 70, np.nan])
+    told = scores(np.zeros(6, int), yaw)
+    assert told["accuracy"] == told["chance"] == told["ranges"]["frontal"] == pytest.approx(3 / 5)
+    assert told["clusters"] == 1 and told["yaw_explained"] == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.floats(-90, 90)), min_size=1, max_size=40))
+def test_accuracy_lies_between_matched_and_one(pairs: list[tuple[int, float]]) -> None:
+    label, yaw = np.array([u for u, _ in pairs]), np.array([v for _, v in pairs])
+    told = scores(label, yaw)
+    assert told["matched"] <= told["accuracy"] <= 1
+    assert told["chance"] <= told["accuracy"]
 
 
 def test_without_yaw() -> None:
@@ -65,7 +89,8 @@ def test_without_yaw() -> None:
     for run in (
         lambda: yaw_bins(nothing),
         lambda: explained(np.arange(3), nothing),
-        lambda: pose_accuracy(np.arange(3), np.full(3, -1)),
+        lambda: matched_accuracy(np.arange(3), np.full(3, -1)),
+        lambda: accuracy(np.arange(3), np.full(3, -1)),
     ):
         with pytest.raises(ULDError, match="needs yaw"):
             run()

@@ -53,11 +53,26 @@ def test_plane_of_equal_points_is_a_point() -> None:
 CED = pd.DataFrame({"threshold": np.linspace(0, 0.2, 11), "fraction": np.linspace(0, 1, 11)})
 
 
+YAW = pd.DataFrame({"range": ["left_half", "frontal"], "nme": [9.0, 4.0], "images": [3, 4]})
+POSES = pd.DataFrame(
+    {"step": ["a", "a", "b"], "number": [1, 2, 1], "range": ["overall"] * 3, "accuracy": [0.2, 0.5, 1]}
+)
+RAW = pd.DataFrame({"landmark": [0, 1, 2], "matched": [np.nan, 3, 0], "raw_accuracy": [np.nan, 0.5, 1]})
+
+
+def test_no_two_rows_look_alike() -> None:
+    looks = charts._looks([f"row{n}" for n in range(30)], "row3")
+    assert len({(look["color"], look.get("linestyle")) for look in looks}) == 30
+
+
 @pytest.mark.parametrize(
     "draw",
     [
         lambda: charts.ced({f"row{n}": CED for n in range(9)}, "row3"),
         lambda: charts.ced({"mean_shape": CED}, "absent"),
+        lambda: charts.by_yaw({"forward": {"a": YAW, "b": YAW}, "backward": {"b": YAW[:1]}}, "b"),
+        lambda: charts.pose_accuracy(POSES),
+        lambda: charts.raw_accuracy(RAW),
         lambda: charts.cluster_map(landmarks(30, 64)),
         lambda: charts.cluster_map(landmarks(1, 2)),
         lambda: charts.landmark_errors(np.array([3.0, np.nan, 2.0])),

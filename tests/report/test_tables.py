@@ -52,3 +52,13 @@ def test_facts_of_any_tree() -> None:
         ("steps", [Cell("800"), Cell("57340")]),
         ("codec", [Cell("–"), Cell("pixel")]),
     ]
+
+
+def test_the_paper_beside_our_rows() -> None:
+    ours = {"p68": {"dense": {"all": {"forward_nme": 7.04, "backward_nme": 4.8}}}}
+    metrics = {"duld": {"canonical": ours, "clusters": {"silhouette": 0.5}}, "mean_shape": {"canonical": ours}}
+    found = tables.beside_paper(metrics, "canonical", "p68")
+    assert list(found) == ["errors"]  # half of the figures of the clusters is missing
+    assert found["errors"].head == ["MAFL", "AFLW", "here"]
+    assert found["errors"].lines == [("duld", [Cell("2.82 / 3.21"), Cell("3.42 / 4.89"), Cell("7.04 / 4.80")])]
+    assert tables.beside_paper({"mean_shape": {"canonical": ours}}, "canonical", "p68") == {}

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from uld import artifacts, crops
-from uld.artifacts import Annotations, AnnotationSet, Landmarks, Predictions
+from uld.artifacts import Annotations, AnnotationSet, Labels, Landmarks, Predictions
 from uld.errors import ArtifactError
 
 ROOT = Path(__file__).parents[2]
@@ -138,6 +138,7 @@ def truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     write_row("found", landmarks)
     write_row("mean_shape", np.zeros((N, 0, 2)))
     score("found", "mean_shape")
+    stage("poses")
     artifacts.write_json(Path("metrics/backbone.json"), {"loss": {"held_out": 0.0467}})
     artifacts.write_json(Path("metrics/heads/frozen.json"), {"self_match": 0.81})
     return xy
@@ -158,7 +159,8 @@ def test_the_page_is_whole_and_self_contained(truth: np.ndarray) -> None:
     files = {path.name: path.read_bytes() for path in Path("report").glob("*.png")}
     assert sorted(embedded) == sorted(files.values())
     assert set(files) == {
-        "headline.png", "ced.png", "clusters.png", "landmark-errors.png", "point-errors.png", "row-found.png",
+        "headline.png", "ced.png", "clusters.png", "landmark-errors.png", "point-errors.png", "raw-accuracy.png",
+        "row-found.png",
         *(f"exemplars-{k:02d}.png" for k in range(K)), *(f"worst-{n:02d}.png" for n in range(3)),
     }  # fmt: skip
     assert all(one["alt"] for one in page.images)
@@ -180,6 +182,8 @@ def test_its_text(truth: np.ndarray) -> None:
     assert '# the params of a "test" <run>' in text
     assert "NME needs annotations" not in text
     assert "Rounds of self-training" not in text
+    assert "no test image has a known yaw" in text
+    assert "As published" not in text  # neither row is the paper's
     figure = json.loads(Path("metrics/found.json").read_text())["canonical"]["p5"]["dense"]["all"]
     assert f"{figure['forward_low']:.1f} – {figure['forward_high']:.1f}" in text
 
@@ -214,6 +218,55 @@ def test_rounds_of_self_training(truth: np.ndarray) -> None:
     assert "Rounds of self-training" in page.text
     (chart,) = [one for one in page.images if one["alt"] == "health of the labels over the rounds"]
     assert base64.b64decode(str(chart["src"]).split(",")[1]) == Path("report/rounds.png").read_bytes()
+
+
+def test_poses_against_yaw(truth: np.ndarray) -> None:
+    """Two pose clusters: one is all left profiles, the other nearly all frontal."""
+    index = pd.read_csv("artifacts/data/index.csv")
+    left = np.arange(N) % 3 == 0
+    artifacts.write_table(Path("artifacts/data/index.csv"), index.assign(yaw=[*np.where(left, -75.0, 5.0), np.nan]))
+    score("found", "mean_shape")
+    nothing = np.zeros(TRAIN)
+    pose = left[:TRAIN].astype(int)
+    pose[1] = 1
+    labels = Labels(
+        np.arange(TRAIN), nothing.astype(int), nothing.astype(int), np.zeros((TRAIN, 2), np.float32),
+        nothing.astype(np.float32), nothing > 0, pose,
+    )  # fmt: skip
+    artifacts.write_labels(Path("artifacts/rounds/b-1/labels.h5"), labels)
+    artifacts.write_labels(Path("artifacts/rounds/a-1/labels.h5"), replace(labels, pose=None))
+    lines = "rounds: {a-1: {start: s, step: a}, b-1: {start: a-1, step: b}}"
+    Path("params.yaml").write_text(PARAMS.replace("rounds: {}", lines))
+    stage("poses")
+    told = json.loads(Path("metrics/poses.json").read_text())
+    assert set(told) == {"b-1"}
+    assert told["b-1"]["accuracy"] == pytest.approx(19 / 20)
+    assert told["b-1"]["ranges"] == pytest.approx({"left_profile": 7 / 8, "frontal": 1})
+    for name in ("a-1", "b-1"):
+        artifacts.write_json(Path(f"metrics/rounds/{name}.json"), {"detections": 1.5})
+    text = re.sub(r"\s+", " ", report().text)
+    assert "by where the head turns" in text
+    assert "From left to right in yaw" in text
+    assert Path("report/poses.png").exists()
+    errors = pd.read_csv("plots/found/yaw.csv")
+    one = errors[
+        (errors[["protocol", "set", "points", "direction"]] == ["canonical", "p5", "dense", "forward"]).all(axis=1)
+    ]
+    assert one["range"].tolist() == ["left_profile", "frontal"]
+    assert one["images"].tolist() == [int(left[TRAIN:].sum()), int((~left[TRAIN:]).sum())]
+    whole = json.loads(Path("metrics/found.json").read_text())["canonical"]["p5"]["dense"]["all"]["forward_nme"]
+    assert np.average(one["nme"], weights=one["images"]) == pytest.approx(whole, rel=1e-5)
+
+
+def test_rows_of_the_paper_stand_beside_it(truth: np.ndarray) -> None:
+    lines = PARAMS.replace("found", "duld")
+    Path("params.yaml").write_text(lines)
+    write_row("duld", truth[:, :K] + 2)
+    score("duld")
+    text = re.sub(r"\s+", " ", report().text)
+    assert "As published" in text
+    figure = json.loads(Path("metrics/duld.json").read_text())["canonical"]["p5"]["dense"]["all"]
+    assert f"2.82 / 3.21 3.42 / 4.89 {figure['forward_nme']:.2f} / {figure['backward_nme']:.2f}" in text
 
 
 def test_same_inputs_same_bytes(truth: np.ndarray) -> None:
@@ -284,6 +337,7 @@ def test_a_landmark_that_is_never_detected(truth: np.ndarray) -> None:
         ("artifacts/regressors/found.h5", "dvc repro regress@found"),
         ("metrics/mean_shape.json", "dvc repro evaluate@mean_shape"),
         ("plots/found/ced.csv", "dvc repro evaluate@found"),
+        ("plots/poses.csv", "dvc repro poses"),
     ],
 )
 def test_a_missing_file_names_the_stage(truth: np.ndarray, lost: str, message: str) -> None:

@@ -75,7 +75,7 @@ def load(row: str, folder: Path = Path("artifacts")) -> Inputs:
         index[["width", "height"]].to_numpy(dtype=np.float64),
         sets,
         len(missing),
-        index["yaw"].to_numpy(dtype=np.float64) if "yaw" in index else yaw.of_sets(sets, len(index)),
+        yaw.of_images(index, sets),
     )
 
 

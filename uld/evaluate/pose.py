@@ -1,5 +1,7 @@
 """Whether pose clusters are poses: against the yaw of annotated images (D-ULD++, CVPR 2024, figure 7)."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
@@ -45,24 +47,68 @@ def explained(label: NDArray[np.integer], yaw: NDArray[np.floating]) -> float:
     return float(((mean[own] - value.mean()) ** 2).sum() / ((value - value.mean()) ** 2).sum())
 
 
-def pose_accuracy(label: NDArray[np.integer], bins: NDArray[np.integer]) -> float:
-    """Share of images whose cluster is matched to the range of yaw that they are in.
+def accuracy(label: NDArray[np.integer], bins: NDArray[np.integer]) -> tuple[float, NDArray[np.float64]]:
+    """Share of images that are in the range of yaw which their cluster stands for: that of most of its images.
 
-    Clusters and ranges are matched one to one, so that most images agree (Hungarian algorithm); a cluster or range that
-    is left over agrees with nothing.
+    It can't fall when a cluster is split, and one cluster alone reaches the share of the commonest range: compare with
+    that, and between equal numbers of clusters.
 
     Args:
         label: (n,) pose cluster of each image.
         bins: (n,) of `yaw_bins`; images with -1 are left out.
 
+    Returns:
+        The share of all images; and (ranges,) for each range the share among the images of the clusters that stand for
+        it, NaN where none does.
+
     Raises:
         ULDError: no yaw is known.
     """
+    together = _together(label, bins)
+    stands, images, right = together.argmax(1), together.sum(1), together.max(1)
+    ranges = len(RANGES)
+    of = np.bincount(stands, images, minlength=ranges)
+    share = np.divide(np.bincount(stands, right, minlength=ranges), of, out=np.full(len(of), np.nan), where=of > 0)
+    return float(right.sum() / images.sum()), share
+
+
+def matched_accuracy(label: NDArray[np.integer], bins: NDArray[np.integer]) -> float:
+    """The same with clusters and ranges matched one to one, so that most images agree (Hungarian algorithm).
+
+    A cluster or range that is left over agrees with nothing.
+
+    Raises:
+        ULDError: no yaw is known.
+    """
+    together = _together(label, bins)
+    return float(together[linear_sum_assignment(together, maximize=True)].sum() / together.sum())
+
+
+def scores(label: NDArray[np.integer], yaw: NDArray[np.floating]) -> dict[str, Any]:
+    """All figures of pose clusters label (n,) against yaw (n,) in degrees, NaN = unknown; for a metrics file.
+
+    Raises:
+        ULDError: no yaw is known.
+    """
+    bins = yaw_bins(yaw)
+    share, ranges = accuracy(label, bins)
+    return {
+        "clusters": len(np.unique(label)),
+        "yaw_explained": explained(label, yaw),
+        "accuracy": share,
+        "chance": float(np.bincount(bins[bins >= 0]).max() / (bins >= 0).sum()),  # of one cluster for all
+        "matched": matched_accuracy(label, bins),
+        "ranges": dict(zip(RANGES, ranges.tolist(), strict=True)),
+    }
+
+
+def _together(label: NDArray[np.integer], bins: NDArray[np.integer]) -> NDArray[np.int64]:
+    """(clusters, ranges) images."""
     known = _some(bins >= 0)
-    pair = label[known], bins[known]
-    together = np.zeros((pair[0].max() + 1, pair[1].max() + 1), dtype=np.int64)
-    np.add.at(together, pair, 1)
-    return float(together[linear_sum_assignment(together, maximize=True)].sum() / known.sum())
+    _, own = np.unique(label[known], return_inverse=True)
+    together = np.zeros((own.max() + 1, max(int(bins.max()) + 1, 1)), dtype=np.int64)
+    np.add.at(together, (own, bins[known]), 1)
+    return together
 
 
 def _some(known: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from uld import runtime
 from uld.errors import ArtifactError
-from uld.evaluate import ced, nme
+from uld.evaluate import ced, nme, pose
 from uld.evaluate.cases import Case, Inputs, cases, present
 from uld.evaluate.pck import match, pck, raw_accuracy
-from uld.evaluate.pose import RANGES, explained, pose_accuracy, yaw_bins
+from uld.evaluate.pose import RANGES, yaw_bins
 from uld.evaluate.protocols import EvaluateParams, choose
 from uld.evaluate.regressors import Regressor, label
 from uld.evaluate.stability import detection_rate, stability
@@ -25,6 +25,7 @@ TABLES = {
     "ced": [*SERIES, "threshold", "fraction"],
     "cumulative": [*SERIES, "landmarks", "nme"],
     "landmarks": [*SERIES, "landmark", "nme", "present", "matched", "raw_accuracy"],
+    "yaw": [*SERIES, "range", "images", "nme"],
 }
 
 
@@ -103,12 +104,7 @@ def _poses(inputs: Inputs, test: NDArray[np.int64]) -> dict[str, Any]:
     label, yaw = inputs.predictions.pose, inputs.yaw[test]
     if label is None or not np.isfinite(yaw).any():
         return {}
-    own = label[test]
-    return {
-        "clusters": len(np.unique(label)),
-        "yaw_explained": explained(own, yaw),
-        "accuracy": pose_accuracy(own, yaw_bins(yaw)),
-    }
+    return pose.scores(label[test], yaw)
 
 
 def by_yaw(errors: Errors, yaw: NDArray[np.floating]) -> dict[str, Any]:
@@ -146,6 +142,9 @@ def _score_case(
         if name == names[0]:
             _curves(case, errors, raw, params, scores)
             out["yaw"] = by_yaw(errors, yaw)
+            for way in errors:
+                lines = [(name, one["images"], one[f"{way}_nme"]) for name, one in out["yaw"].items()]
+                scores.add("yaw", case, way, pd.DataFrame(lines, columns=["range", "images", "nme"]))
     if len(raw):
         out["raw"] = {"accuracy": raw["raw_accuracy"].mean(), "matched": len(raw)}
     return out

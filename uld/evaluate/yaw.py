@@ -3,6 +3,7 @@
 from functools import cache
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from uld.artifacts import AnnotationSet
@@ -33,6 +34,11 @@ def from_points(xy: NDArray[np.floating]) -> NDArray[np.float64]:
             camera = np.linalg.lstsq(model[known], points[known].astype(np.float64), rcond=None)[0].T
             out[i] = np.rad2deg(np.arctan2(camera[0, 2], camera[0, 0]))
     return out
+
+
+def of_images(index: pd.DataFrame, sets: dict[str, AnnotationSet]) -> NDArray[np.float64]:
+    """Yaw (n,) of the images of `index`, in its order: its column `yaw`, or else by the annotated points of `sets`."""
+    return index["yaw"].to_numpy(dtype=np.float64) if "yaw" in index else of_sets(sets, len(index))
 
 
 def of_sets(sets: dict[str, AnnotationSet], images: int) -> NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """Charts by matplotlib, drawn off screen; the same numbers give the same bytes."""
 
 import io
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.path import Path
 from numpy.typing import NDArray
 
 from uld.artifacts import Landmarks
+from uld.evaluate.pose import RANGES
 from uld.report import palette
 
 INK, FAINT = "#333333", "#DDDDDD"
@@ -27,17 +29,64 @@ def ced(curves: dict[str, pd.DataFrame], main: str) -> bytes:
         main: the row in solid dark ink.
     """
     figure, axes = _figure(7.2, 4.2)
-    number = 0
-    for row, lines in curves.items():
-        look: dict[str, Any] = {"color": "#1A1A1A", "linewidth": 2.6, "zorder": 3}
-        if row != main:
-            look = {"color": LINES[number % len(LINES)], "linestyle": DASHES[number % len(DASHES)], "linewidth": 1.8}
-            number += 1
+    for (row, lines), look in zip(curves.items(), _looks(curves, main), strict=True):
         axes.plot(100 * lines["threshold"], 100 * lines["fraction"], label=row, **look)
     axes.set(xlabel="error of an image, % of the normaliser", ylabel="images with at most this error, %", ylim=(0, 100))
     axes.set_xlim(0, max(100 * one["threshold"].max() for one in curves.values()))
     axes.legend(frameon=False, loc="best", handlelength=2.6)
     return _png(figure)
+
+
+def by_yaw(errors: dict[str, dict[str, pd.DataFrame]], main: str) -> bytes:
+    """Errors by range of yaw, a panel a direction and a line a table row (figure 3b of the paper).
+
+    Args:
+        errors: direction -> row -> lines with `range`, `nme` in % and `images`.
+        main: the row in solid dark ink.
+    """
+    figure = Figure(figsize=(7.2, 4.4), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    for number, (direction, rows) in enumerate(errors.items()):
+        axes = _plain(figure.add_subplot(1, len(errors), number + 1))
+        for (row, lines), look in zip(rows.items(), _looks(rows, main), strict=True):
+            axes.plot(
+                [RANGES.index(name) for name in lines["range"]], lines["nme"], label=row, marker="o", ms=3, **look
+            )
+        axes.set(ylabel=f"{direction} NME, %", ylim=(0, None), xlim=(-0.3, len(RANGES) - 0.7))
+        axes.set_xticks(range(len(RANGES)), [_words(name) for name in RANGES], fontsize=8)
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8
+    )
+    return _png(figure)
+
+
+def pose_accuracy(lines: pd.DataFrame) -> bytes:
+    """How far pose clusters are poses, over the rounds: a panel a step, a line a range of yaw (figure 7 of the paper).
+
+    Args:
+        lines: columns `step`, `number`, `range` and `accuracy`; range `overall` is in dark ink.
+    """
+    figure = Figure(figsize=(7.2, 3.6), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    steps = list(dict.fromkeys(lines["step"]))
+    spans = ["overall", *RANGES]
+    for panel, step in enumerate(steps):
+        axes = _plain(figure.add_subplot(1, len(steps), panel + 1))
+        for span, look in zip(spans, _looks(spans, "overall"), strict=True):
+            own = lines[(lines["step"] == step) & (lines["range"] == span)]
+            axes.plot(own["number"], 100 * own["accuracy"], label=_words(span, " "), marker="o", ms=4, **look)
+        axes.set_title(step, fontsize=9, color=INK)
+        axes.set(xlabel="round", ylim=(0, 102))
+        axes.set_xticks(sorted(set(lines.loc[lines["step"] == step, "number"])))
+    figure.axes[0].set_ylabel("images in the range of their cluster, %", fontsize=9)
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=8
+    )
+    return _png(figure)
+
+
+def _words(name: str, gap: str = "\n") -> str:
+    return name.replace("_", gap)
 
 
 def cluster_map(landmarks: Landmarks) -> bytes:
@@ -122,11 +171,37 @@ def point_errors(nme: NDArray[np.float64]) -> bytes:
     return _bars(figure, axes, len(nme))
 
 
+def raw_accuracy(lines: pd.DataFrame) -> bytes:
+    """Bars of the annotated points that a landmark is matched to, in that landmark's look (figure 4 of the paper).
+
+    Args:
+        lines: columns `landmark`, the annotated point; `matched`, the discovered one or NA; `raw_accuracy`.
+    """
+    figure, axes = _figure(7.2, 2.6)
+    known = lines[lines["matched"].notna()]
+    colours = [palette.colour(int(k)) for k in known["matched"]]
+    axes.bar(known["landmark"], 100 * known["raw_accuracy"], color=colours, edgecolor=INK, linewidth=0.5, width=0.9)
+    axes.set(xlabel="annotated point", ylabel="images where it is near, %", ylim=(0, 102))
+    return _bars(figure, axes, len(lines))
+
+
 def _bars(figure: Figure, axes: Axes, count: int) -> bytes:
     axes.set_xticks(np.arange(0, count, 1 if count <= 30 else 5))
     axes.set_xlim(-0.8, count - 0.2)
     axes.grid(False, axis="x")
     return _png(figure)
+
+
+def _looks(names: Iterable[str], main: str) -> list[dict[str, Any]]:
+    """The look of each line: `main` in thick dark ink, no two others alike."""
+    number, looks = 0, []
+    for name in names:
+        look: dict[str, Any] = {"color": "#1A1A1A", "linewidth": 2.6, "zorder": 3}
+        if name != main:
+            look = {"color": LINES[number % len(LINES)], "linestyle": DASHES[number % len(DASHES)], "linewidth": 1.8}
+            number += 1
+        looks.append(look)
+    return looks
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -51,6 +51,7 @@ def render(run: Run, chosen: ReportParams) -> Page:
         strips=list(strips.values()),
         errors={name: tables.errors(run.metrics, run.protocol, name) for name in _scored(run)},
         label_free=tables.label_free(run.metrics),
+        paper=tables.beside_paper(run.metrics, run.protocol, run.markup),
         health={title: tables.facts(trees) for title, trees in run.health.items()},
     )
     patches = {f"exemplars-{k:02d}.png": picture for k, picture in exemplars.items()}

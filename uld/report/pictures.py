@@ -94,8 +94,12 @@ def exemplars(run: Run) -> dict[int, Picture]:
 
 
 def side_by_side(run: Run) -> dict[str, Picture]:
-    """The same test images under every table row that has landmarks."""
-    rows = spread(np.flatnonzero(run.inputs.predictions.split == "test"), COLUMNS)
+    """The same test images under every table row that has landmarks; from left to right in yaw where it is known."""
+    rows = np.flatnonzero(run.inputs.predictions.split == "test")
+    yaw = run.inputs.yaw[rows]
+    if (known := np.isfinite(yaw)).any():
+        rows = rows[known][np.argsort(yaw[known], kind="stable")]
+    rows = spread(rows, COLUMNS)
     found = {}
     for row in run.metrics:
         xy = source.predictions(row).xy[rows]
@@ -114,6 +118,11 @@ def chart_pictures(run: Run) -> dict[str, Picture]:
         found["clusters.png"] = Picture(charts.cluster_map(run.landmarks), "descriptors on their two principal axes")
     if run.rounds:
         found["rounds.png"] = Picture(charts.rounds(run.rounds), "health of the labels over the rounds")
+    if len(run.poses):
+        found["poses.png"] = Picture(charts.pose_accuracy(run.poses), "pose clusters against yaw over the rounds")
+    ways = {way: rows for way in ("forward", "backward") if (rows := run.series("yaw", way))}
+    if any(len(lines) > 1 for rows in ways.values() for lines in rows.values()):
+        found["yaw.png"] = Picture(charts.by_yaw(ways, run.main), "errors by range of yaw")
     for name, direction, draw in (
         ("landmark-errors.png", "backward", charts.landmark_errors),
         ("point-errors.png", "forward", charts.point_errors),
@@ -121,4 +130,8 @@ def chart_pictures(run: Run) -> dict[str, Picture]:
         lines = run.series("landmarks", direction).get(run.main)
         if lines is not None and lines["nme"].notna().any():
             found[name] = Picture(draw(lines["nme"].to_numpy(np.float64)), f"{direction} error of each point")
+            if direction == "forward" and lines["matched"].notna().any():
+                found["raw-accuracy.png"] = Picture(
+                    charts.raw_accuracy(lines), "annotated points matched by a landmark"
+                )
     return found

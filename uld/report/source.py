@@ -39,7 +39,7 @@ class Run:
     main: the table row in the pictures; inputs, landmarks, regressors: of that row. protocol: whose errors are shown;
     markup: the annotation set of the curves, the one with the most points, "" if there is none. metrics, plots: of all
     rows (plots: row -> table name -> lines). health: heading -> name -> figures. rounds: step -> round -> figures of
-    its labels, in the order of params.yaml. params: the text of params.yaml.
+    its labels, in the order of params.yaml. poses: lines of plots/poses.csv. params: the text of params.yaml.
     """
 
     dataset: str
@@ -55,6 +55,7 @@ class Run:
     plots: dict[str, dict[str, pd.DataFrame]]
     health: dict[str, dict[str, dict[str, Any]]]
     rounds: dict[str, dict[str, dict[str, float]]]
+    poses: pd.DataFrame
     params: str
 
     def series(self, table: str, direction: str) -> dict[str, pd.DataFrame]:
@@ -117,6 +118,7 @@ def read(
         plots={row: _plots(row) for row in rows},
         health=_health(rows),
         rounds=_rounds(rounds),
+        poses=artifacts.read_table(Path("plots/poses.csv"), "poses"),
         params=params.read_text(encoding="utf-8"),
     )
 

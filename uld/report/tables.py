@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from uld.report import published
+
 Tree = dict[str, Any]
 
 ABSENT = "\N{EN DASH}"
@@ -79,6 +81,27 @@ def errors(metrics: dict[str, Tree], protocol: str, set_name: str) -> Table:
         for way in ("forward", "backward")
     ]
     return _table(metrics, (*LABEL_FREE[:2], *columns))
+
+
+def beside_paper(metrics: dict[str, Tree], protocol: str, set_name: str) -> dict[str, Table]:
+    """Kind of figures -> what the paper reports of the rows that are here too, and in the last column what is here."""
+    branch = f"{protocol}.{set_name}.dense.all"
+    paths = {
+        "errors": (f"{branch}.forward_nme", f"{branch}.backward_nme"),
+        "clusters": ("clusters.silhouette", "clusters.calinski_harabasz"),
+    }
+    found = {}
+    for kind, ours in paths.items():
+        theirs = published.columns(kind, metrics)
+        lines = []
+        for row, tree in metrics.items():
+            own = [pick(tree, path) for path in ours]
+            if any(row in one for one in theirs.values()) and None not in own:
+                cells = [Cell(one.get(row, ABSENT)) for one in theirs.values()]
+                lines.append((row, [*cells, Cell(published.pair(kind, own))]))
+        if lines:
+            found[kind] = Table([*theirs, "here"], lines)
+    return found
 
 
 def _table(metrics: dict[str, Tree], columns: tuple[Column, ...]) -> Table:

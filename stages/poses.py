@@ -1,0 +1,21 @@
+"""Stage `poses`: whether the pose clusters of the rounds are poses."""
+
+from pathlib import Path
+
+from uld import artifacts, params, runtime
+from uld.evaluate.poses import of_rounds
+from uld.evaluate.scores import finite
+
+
+def main() -> None:
+    """Write metrics/poses.json and plots/poses.csv."""
+    rounds = {name: block["step"] for name, block in params.read(dict[str, dict[str, str]], "rounds").items()}
+    tree, lines = of_rounds(rounds)
+    if not tree:
+        print("No round has pose clusters, or no training image a known yaw: there is nothing to compare.")
+    artifacts.write_json(Path("metrics/poses.json"), finite(tree))
+    artifacts.write_table(Path("plots/poses.csv"), lines)
+
+
+if __name__ == "__main__":
+    runtime.run(main)
