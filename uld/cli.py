@@ -99,6 +99,32 @@ def table(
     _run(work)
 
 
+@app.command(epilog="`uld grid duld_pp landmarks steps.duld_pp.cluster.poses`")
+def grid(
+    row: Annotated[str, typer.Argument(help="A row of the results table.")],
+    x: Annotated[str, typer.Argument(help="A key of params.yaml in which the experiments differ.")],
+    y: Annotated[str, typer.Argument(help="Another.")],
+    out: Annotated[Path, typer.Option(help="The CSV to write.")] = Path("plots/grid.csv"),
+    markup: Annotated[str | None, typer.Option("--set", help="Mark-up; if none is named, p68 or the first.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Of the evaluation; if none is named, the first.")] = None,
+    points: Annotated[Points, typer.Option(help="The best match in every image, detections, or both.")] = Points.dense,
+) -> None:
+    """Lay the errors of one row out over two params, from the experiments that DVC kept: forward / backward NME.
+
+    Draw what it writes: `dvc plots show plots/grid.csv --template heatmap -x x -y y`.
+    """
+
+    def work() -> None:
+        from uld import artifacts, experiments, table
+
+        title, cells = experiments.grid(row, x, y, table.Choice(protocol, markup, points.value))
+        artifacts.write_table(out, cells)
+        shown = cells.pivot(index="y", columns="x", values="label").fillna("-")
+        print(f"{title}; {y} down, {x} across\n{shown.rename_axis(index=None, columns=None).to_string()}")
+
+    _run(work)
+
+
 @app.command(epilog="`uld preset sd15`, `uld preset folder --images ~/cats --write`")
 def preset(
     name: Annotated[str | None, typer.Argument(help="A preset; without one they are listed.")] = None,

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -49,7 +50,42 @@ def results(choice: Choice) -> Results:
     lines = (
         groups[names].mean().join(groups[scattered].std().add_suffix("_sd")).assign(seeds=groups.size()).reset_index()
     )
-    return Results(f"{title}; mean ± deviation over seeds", [*differ, "row", "seeds"], figures, lines, choice.every)
+    labels = [*differ, "row", "seeds"]
+    return Results(f"{title}; mean ± deviation over seeds", labels, figures, lines, choice.every)
+
+
+def grid(row: str, x: str, y: str, choice: Choice) -> tuple[str, pd.DataFrame]:
+    """Errors of one row over the values of two params, means over seeds (as figure 8 of D-ULD++).
+
+    Args:
+        row: of the results table.
+        x, y: dotted keys of params.yaml, in which the experiments may differ; of other keys, in `seed` only.
+        choice: of the errors.
+
+    Returns:
+        What is shown; and a line a cell, sorted: `x`, `y` (numbers where all are), `forward`, `backward`, `seeds` and
+        `label`, the text of both errors.
+
+    Raises:
+        ULDError: the experiments differ in other params too, or not in these. As `results` else.
+    """
+    kept = results(replace(choice, rows=[row], every=False))
+    found, names = kept.lines, {key.removeprefix("params."): key for key in kept.labels[:-2]}
+    others = [name for name in names if name not in (x, y)]
+    if others or x not in names or y not in names:
+        raise ULDError(
+            f"a grid of {x} and {y} needs experiments that differ in both and in nothing else but the seed: these "
+            f"differ in {', '.join(names) or 'nothing'}. `dvc exp remove` takes others out."
+        )
+    cells = pd.DataFrame({"x": found[names[x]], "y": found[names[y]]}).apply(_numbers)
+    cells = cells.assign(forward=found["forward_nme"], backward=found["backward_nme"], seeds=found["seeds"])
+    labels = [f"{one.forward:.1f} / {one.backward:.1f}" for one in cells.itertuples()]
+    return f"{row}: {kept.title}", cells.assign(label=labels).sort_values(["y", "x"], ignore_index=True)
+
+
+def _numbers(values: pd.Series) -> pd.Series:
+    numbers = pd.to_numeric(values, errors="coerce")
+    return values if numbers.isna().any() else numbers
 
 
 def shown() -> Any:

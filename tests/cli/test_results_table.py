@@ -173,6 +173,32 @@ def test_a_running_experiment_has_no_metrics_of_its_own_yet(run, monkeypatch) ->
     assert experiments.results(table.Choice()).lines["seeds"].tolist() == [2]
 
 
+def cell(forward: float, k: int, q: int, **more: object) -> dict:
+    return revision({"a": {"data": tree(forward, backward_nme=3.0)}}, landmarks=k, steps={"q": q}, **more)
+
+
+def test_a_grid_of_two_params(run, monkeypatch, uld) -> None:
+    shown = exp_show(cell(8, 10, 5, seed=0), cell(6, 10, 5, seed=1), cell(5, 10, 20, seed=0), cell(4, 30, 5, seed=0))
+    monkeypatch.setattr(experiments, "shown", lambda: shown)
+    done = uld("grid", "a", "landmarks", "steps.q")
+    assert done.output.splitlines()[1:] == [
+        "           10         30",
+        "5   7.0 / 3.0  4.0 / 3.0",
+        "20  5.0 / 3.0          -",
+    ]
+    cells = pd.read_csv(run / "plots/grid.csv")
+    assert cells[["x", "y", "forward", "seeds"]].to_numpy().tolist() == [[10, 5, 7, 2], [30, 5, 4, 1], [10, 20, 5, 1]]
+    assert cells["label"].tolist() == ["7.0 / 3.0", "4.0 / 3.0", "5.0 / 3.0"]
+
+
+def test_a_grid_needs_its_params_and_no_others(run, monkeypatch, uld) -> None:
+    shown = exp_show(cell(8, 10, 5, seed=0, dataset="orl"), cell(6, 30, 5, seed=1, dataset="faces3d"))
+    monkeypatch.setattr(experiments, "shown", lambda: shown)
+    done = uld("grid", "a", "landmarks", "steps.q")
+    assert done.exit_code == 2 and "these differ in landmarks, dataset" in done.output
+    assert not (run / "plots").exists()
+
+
 def test_no_experiments(run, monkeypatch) -> None:
     monkeypatch.setattr(experiments, "shown", lambda: exp_show(revision({}, seed=0)))
     with pytest.raises(ArtifactError, match="dvc exp run"):
