@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_files_and_table(folder: Path) -> None:
     table = pd.read_csv(folder / "faces.csv")
-    assert sorted(path.name for path in folder.iterdir()) == ["faces.csv", "images"]
+    assert sorted(path.name for path in folder.iterdir()) == ["boxes.csv", "faces.csv", "images"]
     assert len(table) == 50 == len(list((folder / "images").iterdir()))
     assert table["person"].tolist() == [i // 10 for i in range(50)]
     assert set(table.loc[table["split"] == "test", "person"]) == {3}
@@ -33,6 +33,17 @@ def test_files_and_table(folder: Path) -> None:
     np.testing.assert_allclose(line[[f"x{i}" for i in range(68)]].to_numpy(float), one.xy[:, 0], atol=6e-4)
     np.testing.assert_array_equal(line[[f"v{i}" for i in range(68)]].to_numpy(bool), one.visible)
     assert line["yaw"] == pytest.approx(one.yaw)
+
+
+def test_boxes_are_about_the_points(folder: Path) -> None:
+    table, boxes = pd.read_csv(folder / "faces.csv"), pd.read_csv(folder / "boxes.csv")
+    assert boxes["image"].tolist() == table["image"].tolist()
+    x, y = (table[[f"{axis}{i}" for i in range(68)]].to_numpy() for axis in "xy")
+    for points, low, high in ((x, "x1", "x2"), (y, "y1", "y2")):
+        side = np.ptp(points, axis=1)
+        shift = ((boxes[low] + boxes[high]) / 2 - (points.min(1) + points.max(1)) / 2) / side
+        assert 0.02 < shift.std() < 0.04 and abs(shift.mean()) < 0.02
+        assert 0.02 < np.log((boxes[high] - boxes[low]) / side).std() < 0.06
 
 
 def test_fewer_are_the_first_of_more(folder: Path, tmp_path: Path) -> None:
