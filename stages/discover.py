@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from uld import artifacts, detector, methods, params, runtime
+from uld.cluster.quality import of_landmarks
 
 
 def main() -> None:
@@ -18,9 +19,10 @@ def main() -> None:
     rng = runtime.rng(params.read(int, "seed"), f"discover-{row.step}")
     count = params.read(int, "landmarks") if row.landmarks is None else row.landmarks
     found = method.discover(described, rows, count, rng, detector.last_labels(row.start))
+    figures = of_landmarks(described, lambda some: method.find(described, found.landmarks, some).dense_xy, rows, rng)
     out = Path(f"artifacts/landmarks/{key}")
     artifacts.write_landmarks(out / "landmarks.h5", found.landmarks)
-    artifacts.write_json(out / "quality.json", found.quality)
+    artifacts.write_json(out / "quality.json", found.quality | figures)
 
 
 if __name__ == "__main__":

@@ -203,7 +203,7 @@ def _main(trees: list[Tree], branch: str) -> list[Figure]:
         *few,
         Figure("detection_rate", "detection_rate", "detected %", 1, 100),
         Figure("stability", "stability", "stability %", 2),
-        Figure("silhouette", "clusters.silhouette", "silhouette", 3),
+        Figure("silhouette", "clusters.landmark_silhouette", "silhouette", 3),
     ]
 
 

@@ -19,7 +19,7 @@ def tree(forward: float, **more: float) -> dict:
         "landmarks": 10,
         "detection_rate": 0.5,
         "stability": 1.25,
-        "clusters": {"silhouette": 0.1},
+        "clusters": {"landmark_silhouette": 0.1},
         "canonical": {
             "rule": {"ridge": 0.001},
             "p5": {"dense": {"all": {"forward_nme": 99.0}}},
@@ -87,7 +87,7 @@ def test_set_points_and_every_figure(run, uld) -> None:
         lines = csv(uld("table", "--points", points, "--format", "csv").output)
         assert lines["forward_nme"].dropna().tolist() == [figure, figure]
     every = csv(uld("table", "--all", "--format", "csv").output)
-    assert {"clusters.silhouette", "all.forward_nme", "n300.forward_nme", "stability"} <= set(every.columns)
+    assert {"clusters.landmark_silhouette", "all.forward_nme", "n300.forward_nme", "stability"} <= set(every.columns)
     assert not any("rule" in name or "p5" in name for name in every.columns)
 
 

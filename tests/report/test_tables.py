@@ -8,7 +8,7 @@ METRICS = {
     "found": {
         "landmarks": 10,
         "detection_rate": 0.987,
-        "clusters": {"calinski_harabasz": 12345.6},
+        "clusters": {"landmark_calinski_harabasz": 12345.6},
         "canonical": {
             "rule": {"ridge": 1e-3},
             "p5": {
@@ -56,7 +56,7 @@ def test_facts_of_any_tree() -> None:
 
 def test_the_paper_beside_our_rows() -> None:
     ours = {"p68": {"dense": {"all": {"forward_nme": 7.04, "backward_nme": 4.8}}}}
-    metrics = {"duld": {"canonical": ours, "clusters": {"silhouette": 0.5}}, "mean_shape": {"canonical": ours}}
+    metrics = {"duld": {"canonical": ours, "clusters": {"landmark_silhouette": 0.5}}, "mean_shape": {"canonical": ours}}
     found = tables.beside_paper(metrics, "canonical", "p68")
     assert list(found) == ["errors"]  # half of the figures of the clusters is missing
     assert found["errors"].head == ["MAFL", "AFLW", "here"]

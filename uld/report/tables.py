@@ -53,8 +53,8 @@ LABEL_FREE = (
     Column("K", "landmarks", 0),
     Column("detected, %", "detection_rate", 1, 100),
     Column("stability, %", "stability", 2),
-    Column("silhouette", "clusters.silhouette", 3),
-    Column("Calinski-Harabasz", "clusters.calinski_harabasz", 0),
+    Column("silhouette", "clusters.landmark_silhouette", 3),
+    Column("Calinski-Harabasz", "clusters.landmark_calinski_harabasz", 0),
 )
 
 
@@ -88,7 +88,7 @@ def beside_paper(metrics: dict[str, Tree], protocol: str, set_name: str) -> dict
     branch = f"{protocol}.{set_name}.dense.all"
     paths = {
         "errors": (f"{branch}.forward_nme", f"{branch}.backward_nme"),
-        "clusters": ("clusters.silhouette", "clusters.calinski_harabasz"),
+        "clusters": ("clusters.landmark_silhouette", "clusters.landmark_calinski_harabasz"),
     }
     found = {}
     for kind, ours in paths.items():
