@@ -76,6 +76,7 @@ def table(
     protocol: Annotated[str | None, typer.Option(help="Of the evaluation; if none is named, the first.")] = None,
     points: Annotated[Points, typer.Option(help="The best match in every image, detections, or both.")] = Points.dense,
     experiments: Annotated[bool, typer.Option("--experiments", help="Of `dvc exp run`: mean ± deviation.")] = False,
+    metrics: Annotated[Path, typer.Option(help="A folder with metrics of rows.")] = Path("metrics"),
     every: Annotated[bool, typer.Option("--all", help="Every figure, not only the main ones.")] = False,
     published: Annotated[bool, typer.Option("--published", help="With the paper's errors, on other images.")] = False,
     format: Annotated[Format, typer.Option(help="For the terminal, as Markdown, or with plain numbers.")] = Format.text,
@@ -93,7 +94,7 @@ def table(
         from uld import table
 
         choice = table.Choice(protocol, markup, points.value, every, table.named(name) if name else None)
-        results = kept.results(choice) if experiments else table.of_run(choice)
+        results = kept.results(choice) if experiments else table.of_run(choice, metrics)
         table.show(table.with_paper(results) if published else results, format.value)
 
     _run(work)

@@ -62,6 +62,13 @@ def test_a_named_table_has_its_rows_in_its_order(run, uld) -> None:
     assert "there is no table 'long': report.tables in params.yaml has short." in uld("table", "long").output
 
 
+def test_metrics_of_another_run(run, uld) -> None:
+    (run / "metrics").rename(run / "kept")
+    assert "run `dvc repro`" in uld("table").output
+    lines = csv(uld("table", "--metrics", "kept", "--format", "csv").output)
+    assert lines["forward_nme"].dropna().tolist() == [20, 10]
+
+
 def test_the_paper_stands_behind(run, uld) -> None:
     (run / "params.yaml").write_text(PARAMS.replace("a: {}", "duld: {}"))
     lines = uld("table", "--format", "md", "--published").output.splitlines()
