@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from uld import artifacts
-from uld.artifacts import Labels
+from uld.cluster.posed import poses_of
 from uld.evaluate import pose, yaw
 from uld.evaluate.cases import align
 
@@ -38,20 +37,10 @@ def of_rounds(rounds: dict[str, str], folder: Path = Path("artifacts")) -> tuple
     for name, step in rounds.items():
         labels = artifacts.read_labels(folder / "rounds" / name / "labels.h5")
         number = numbers[step] = numbers.get(step, 0) + 1
-        own = of_images(labels, len(images))
-        if own is None or not np.isfinite(known[own >= 0]).any():
+        own = poses_of(labels, np.arange(len(images)), 0)  # of the images as they are, not mirrored
+        if not np.isfinite(known[own >= 0]).any():
             continue
         tree[name] = pose.scores(own[own >= 0], known[own >= 0])
         shares = {OVERALL: tree[name]["accuracy"], **tree[name]["ranges"]}
         lines += [(step, number, name, span, share) for span, share in shares.items() if np.isfinite(share)]
     return tree, pd.DataFrame(lines, columns=COLUMNS)
-
-
-def of_images(labels: Labels, images: int) -> NDArray[np.int64] | None:
-    """Pose cluster (images,) of each image as it is, not mirrored; -1 without a label. None if there are no poses."""
-    if labels.pose is None:
-        return None
-    own = np.full(images, -1, dtype=np.int64)
-    plain = labels.view == 0
-    own[labels.image[plain]] = labels.pose[plain]
-    return own
