@@ -19,7 +19,7 @@ def main() -> None:
     rng = runtime.rng(params.read(int, "seed"), f"discover-{row.step}")
     count = params.read(int, "landmarks") if row.landmarks is None else row.landmarks
     found = method.discover(described, rows, count, rng, detector.last_labels(row.start))
-    figures = of_landmarks(described, lambda some: method.find(described, found.landmarks, some).dense_xy, rows, rng)
+    figures = of_landmarks(described, lambda some: method.match(described, found.landmarks, some), rows, rng)
     out = Path(f"artifacts/landmarks/{key}")
     artifacts.write_landmarks(out / "landmarks.h5", found.landmarks)
     artifacts.write_json(out / "quality.json", found.quality | figures)

@@ -164,10 +164,37 @@ def test_sampling_outside_takes_the_border() -> None:
     torch.testing.assert_close(coords.sample(maps, at)[0, :, 0], torch.tensor([0.0, 0.0, 3.0, 3.0]))
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_each_point_samples_its_own_map(layout: torch.memory_format) -> None:
+    maps = torch.rand(4, 5, 6, 7, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=layout)
+    rng = np.random.default_rng(1)
+    index = torch.from_numpy(rng.integers(4, size=300))
+    at = torch.from_numpy(rng.uniform(-2, 8, (300, 2))).float()  # outside, too
+    want = coords.sample(maps[index], at[:, None])[:, 0]
+    torch.testing.assert_close(coords.sample_each(maps, index, at), want, atol=1e-5, rtol=0)
+    corners = torch.tensor([[0.0, 0], [6, 5], [6, 0], [0, 5], [3, 2]])
+    assert torch.equal(
+        coords.sample_each(maps, torch.full((5,), 2), corners), maps[2][:, [0, 5, 0, 5, 2], [0, 6, 6, 0, 3]].T
+    )
+    half = coords.sample_each(maps.half(), index, at)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, coords.sample_each(maps.half().float(), index, at), atol=1e-6, rtol=0)
+
+
+def test_resized_is_bilinear_interpolation() -> None:
+    maps = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    want = torch.nn.functional.interpolate(maps, (16, 16), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(coords.resized(maps, 16), want, atol=1e-6, rtol=0)
+    weight = torch.rand(2, 3, 16, 16)
+    slopes = [torch.autograd.grad((out * weight).sum(), maps)[0] for out in (coords.resized(maps, 16), want)]
+    torch.testing.assert_close(*slopes)
+    assert coords.resized(maps, 6) is maps
+
+
 def test_sampling_agrees_with_the_upsampling_that_heads_use() -> None:
-    """A cell of the fine grid, mapped by `resize`, reads what bilinear interpolation puts there."""
+    """A cell of the fine grid, mapped by `resize`, reads what `resized` puts there."""
     maps = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
-    fine = torch.nn.functional.interpolate(maps, (16, 16), mode="bilinear", align_corners=False)
+    fine = coords.resized(maps, 16)
     at = torch.from_numpy(coords.apply(coords.resize(16, 6), coords.cells(16))).expand(2, -1, -1)
     torch.testing.assert_close(coords.sample(maps, at), fine.flatten(2).transpose(1, 2), atol=1e-5, rtol=0)
 

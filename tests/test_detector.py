@@ -45,7 +45,7 @@ BLOCKS: dict[str, dict[str, Any]] = {
         "surplus": 1,
         "recentre": 0,
         "images": 6,
-        "detect": {"radius": 1, "threshold": 0.3, "least": 0, "cap": 6},
+        "detect": {"radius": 1, "threshold": 0.3, "least": 0, "cap": 6, "heat": 0.0},
         "join": None,
         "fill": None,
         "train": dict.fromkeys(("steps", "pairs", "lr", "descriptor_lr", "sigma", "margin", "negatives", "apart"), 1)
@@ -113,7 +113,7 @@ class Project:
             head = LearnedHead(base, Aggregator(base.names, channels, 8, 16, 4, GRID), 16, "convolution")
             for one in head.parameters():
                 torch.nn.init.normal_(one, std=0.3)
-        head.fit_scale(store.read(np.arange(6)))
+        head.fit_scale([store.read(np.arange(6))])
         (self.root / "rounds/frozen").mkdir(parents=True)
         (self.root / "rounds/frozen/labels.h5").touch()
         (self.root / "rounds/frozen/training.csv").touch()

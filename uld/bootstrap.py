@@ -130,8 +130,7 @@ def build(block: BootstrapParams, store: FeatureStore, frames: Frames, rows: Row
         raise ULDError(
             f"starts: features {', '.join(absent)} are not stored: see readout.layers and readout.timesteps."
         )
-    sample = store.read(chosen[:SCALE_IMAGES], names=names)
-    sizes = [sample[name].shape[1] for name in names]
+    sizes = [store.read(chosen[:1], names=[name])[name].shape[1] for name in names]
     _check_groups(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(runtime.torch_rng(seed, "head-init").initial_seed())
@@ -140,7 +139,7 @@ def build(block: BootstrapParams, store: FeatureStore, frames: Frames, rows: Row
         else:
             aggregate = aggregator.published(Path(model.published), names, sizes, spec.grid)
         head = LearnedHead(base, aggregate, model.hidden, model.descriptor)
-    head.fit_scale(sample)
+    head.fit_scale(store.read(batch, names=names) for batch in runtime.batches(chosen[:SCALE_IMAGES]))
     return head.to(runtime.device())
 
 

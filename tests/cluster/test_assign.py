@@ -56,6 +56,24 @@ def test_dense_equals_naive_loop(seed: int, k: int) -> None:
     assert (match.label[~inside.numpy()] == -1).all()
 
 
+@given(seed=st.integers(0, 2**16))
+def test_a_prior_moves_matches_but_not_their_clusters_and_scores(seed: int) -> None:
+    descriptors, inside, centroids = scene(seed)
+    prior = torch.randn(3, 5, 5, generator=torch.Generator().manual_seed(seed))
+    plain, match = (dense(descriptors, inside, centroids, False, some) for some in (None, prior))
+    np.testing.assert_array_equal(match.label, plain.label)
+    cosine = np.einsum("bdyx,kd->bkyx", descriptors, centroids / np.linalg.norm(centroids, axis=1, keepdims=True))
+    for b, j in np.ndindex(3, 4):
+        total = cosine[b, j] + prior[b].numpy()
+        for xy, score, allowed in (
+            (match.dense_xy, match.dense_score, inside[b].numpy()),
+            (match.xy, match.score, plain.label[b] == j),
+        ):
+            if allowed.any():
+                y, x = np.unravel_index(np.where(allowed, total, -np.inf).argmax(), (5, 5))
+                assert tuple(xy[b, j]) == (x, y) and score[b, j] == pytest.approx(cosine[b, j, y, x], abs=1e-5)
+
+
 def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = dense(*scene(3), refine=True)
     monkeypatch.setattr(assign, "CHUNK", 1)

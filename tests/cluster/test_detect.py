@@ -8,14 +8,13 @@ import torch
 import torch.nn.functional as F
 
 from uld import coords
-from uld.cluster import detect as module
 from uld.cluster.detect import DetectParams, Points, detect
 
 GRID = 12
 
 
 def params(radius: int = 1, threshold: float = 0.15, least: int = 0, cap: int = 50) -> DetectParams:
-    return DetectParams(radius, threshold, least, cap)
+    return DetectParams(radius, threshold, least, cap, 0.0)
 
 
 def heat_of(*images: dict[tuple[int, int], float]) -> torch.Tensor:
@@ -113,14 +112,10 @@ def test_at_the_border_a_point_stays_in_its_cell() -> None:
     assert cells(points) == [(0, 7)]
 
 
-def test_each_point_reads_its_own_image(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_point_reads_its_own_image() -> None:
     descriptors = maps(3)
     heat = heat_of({(2, 3): 0.9, (7, 7): 0.8, (10, 2): 0.7}, {(4, 4): 0.6}, {(8, 3): 0.5, (3, 8): 0.4})
     whole = detect(descriptors, heat, ALL.expand(3, -1, -1), params())
     at = torch.from_numpy(whole.xy)[:, None]
     want = coords.sample(descriptors[torch.from_numpy(whole.image)], at)[:, 0]
     torch.testing.assert_close(torch.from_numpy(whole.descriptor), want, atol=1e-6, rtol=0)
-    monkeypatch.setattr(module, "MAPS", 2)
-    np.testing.assert_array_equal(
-        detect(descriptors, heat, ALL.expand(3, -1, -1), params()).descriptor, whole.descriptor
-    )

@@ -6,16 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.methods.conftest import GRID, PARTS, Planted
 from uld import coords
 from uld.artifacts import Labels
 from uld.cluster import assign, label
 from uld.cluster.detect import DetectParams, Points
-from uld.cluster.label import Marks, exemplars, hands, health, mark, table, to_labels
+from uld.cluster.label import Marks, exemplars, hands, health, mark, match, table, to_labels
 from uld.features import views
 
-DETECT = DetectParams(1, 0.3, 0, 8)
+DETECT = DetectParams(1, 0.3, 0, 8, 0.0)
 NAN = np.nan
 
 
@@ -95,10 +96,37 @@ def test_marks_of_planted_parts(monkeypatch: pytest.MonkeyPatch, view: int, batc
     truth = planted.to_cells(rows, planted.to_image(rows, planted.centres[rows]), view)
     assert np.abs(marked.xy[:, :4] - truth)[seen[:, :4]].max() < 0.12 and not seen[:, 4].any()
     assert np.abs(marked.dense_xy[:, :4] - truth).max() < 0.6 and (marked.dense_score[:, :4] > 0.95).all()
-    match = assign.dense(planted.describe(rows, view), planted.inside(rows, view), centroids, True)
-    assert np.abs(match.best_xy - match.dense_xy)[:, 4].max() > 2
-    np.testing.assert_allclose(marked.dense_xy, match.best_xy, atol=1e-6)
-    np.testing.assert_allclose(marked.dense_score, match.best_score, atol=1e-6)
+    whole = assign.dense(planted.describe(rows, view), planted.inside(rows, view), centroids, True)
+    assert np.abs(whole.best_xy - whole.dense_xy)[:, 4].max() > 2
+    np.testing.assert_allclose(marked.dense_xy, whole.best_xy, atol=1e-6)
+    np.testing.assert_allclose(marked.dense_score, whole.best_score, atol=1e-6)
+
+
+def test_dense_matches_lean_to_the_heat() -> None:
+    """Two cells look alike, and one of them is hot: it is taken, if heat counts enough."""
+    planted = Planted(6)
+    rows = np.arange(6)
+    centroids = centroids_of(planted)
+    leaning = replace(DETECT, heat=0.5)
+    found = {params.heat: mark(planted, rows, 0, centroids, params) for params in (DETECT, leaning)}
+    gap = {heat: np.abs(one.dense_xy - planted.centres[rows]).max() for heat, one in found.items()}
+    assert gap[0.5] < 0.15 < gap[0.0]  # the look is that of a disc, the heat peaks at its centre
+    np.testing.assert_array_equal(found[0.5].xy, found[0.0].xy)
+    assert (found[0.5].dense_score > 0.9).all()
+    for params in (DETECT, leaning):
+        np.testing.assert_array_equal(match(planted, rows, 0, centroids, params), found[params.heat].dense_xy)
+
+
+def test_a_match_without_heat_asks_for_no_heat(monkeypatch: pytest.MonkeyPatch) -> None:
+    planted = Planted(3)
+    monkeypatch.setattr(planted, "maps", None)
+    assert match(planted, np.arange(3), 1, centroids_of(planted), DETECT).shape == (3, PARTS, 2)
+
+
+def test_cells_without_heat_are_alike() -> None:
+    heat = torch.tensor([[[[0.0, 1e-6]], [[1.0, 0.1]]], [[[0.0, 1e-6]], [[0.0, 0.0]]]])
+    prior = replace(DETECT, heat=2.0).prior(heat)
+    torch.testing.assert_close(prior, 2 * torch.tensor([[[1.0, 0.1]], [[1e-4, 1e-4]]]).log())
 
 
 def test_of_several_heat_maps_the_highest_counts() -> None:

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from tests.methods.conftest import GRID, PARTS, Planted
 from uld import coords
 from uld.artifacts import Labels
-from uld.cluster import recentre as module
 from uld.cluster.recentre import hold, means_at, recentre, wander
 
 ROWS = np.array([1, 2, 4, 7, 8, 11])
@@ -158,9 +157,7 @@ def read(source: Planted, image: int, view: int, x: float, y: float) -> np.ndarr
     return F.normalize(coords.sample(maps, torch.tensor([[[x, y]]])), dim=2)[0, 0].numpy()
 
 
-@pytest.mark.parametrize("points", [2, 128])
-def test_means_of_labels_in_both_hands(planted: Planted, monkeypatch: pytest.MonkeyPatch, points: int) -> None:
-    monkeypatch.setattr(module, "POINTS", points)
+def test_means_of_labels_in_both_hands(planted: Planted) -> None:
     lines = [(1, 0, 2, 4.2, 3.9), (2, 0, 0, 10.5, 4), (7, 0, 2, 5, 4.5), (4, 1, 2, 11.25, 3), (7, 1, 0, 3.5, 11)]
     labels = some(*lines, (2, 2, 2, 9, 9), (5, 0, 0, 9, 9), (13, 1, 2, 9, 9), source=planted)  # the last are not held
     held = [hold(planted, ROWS, 0), hold(planted, ROWS, 1)]

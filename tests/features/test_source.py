@@ -123,8 +123,8 @@ def test_codes_of_a_model_with_a_pose_part(tex: Texture) -> None:
     assert source.poses and source.detects
     rows = np.array([6, 1])
     for view in (0, 4):
-        codes = source.codes(rows, view)
         heat = source.maps(rows, view)[1]
+        codes = source.codes(heat)
         assert 0 < (heat[:, 0] > heat[:, 1]).float().mean() < 1
         want, _ = pose.encode(torch.maximum(heat[:, :1], heat[:, 1:]))
         assert codes.shape == (2, 3) and torch.equal(codes, want) and not codes.requires_grad
@@ -136,7 +136,7 @@ def test_models_without_a_pose_part(tex: Texture) -> None:
         source = from_store(tex.store, head, tex.crops, tex.boxes)
         assert not source.poses
         with pytest.raises(ULDError, match="this model has no pose part: begin at a round whose step trains one"):
-            source.codes(np.array([0]))
+            source.codes(torch.zeros(1, 1, GRID, GRID))
 
 
 def test_only_what_the_model_reads_is_read(tex: Texture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -56,10 +56,16 @@ class Planted:
         heat = heat if self.channels == PARTS else heat.amax(1, keepdim=True)
         return self.describe(rows, view), self._seen(heat, view)
 
-    def codes(self, rows: np.ndarray, view: int = 0) -> torch.Tensor:
-        """(B, 2 PARTS): the centres in cells of the view."""
-        centres = self.to_image(rows, self.centres[rows])
-        return torch.from_numpy(self.to_cells(rows, centres, view)).flatten(1)
+    def codes(self, heat: torch.Tensor) -> torch.Tensor:
+        """(B, 3): the spread of the heat in x and in y, and a unit that says nothing."""
+        mass = heat.amax(1)
+        cell = torch.arange(float(GRID))
+        spread = []
+        for profile in (mass.sum(1), mass.sum(2)):
+            weight = profile / profile.sum(1, keepdim=True)
+            mean = (weight * cell).sum(1, keepdim=True)
+            spread.append((weight * (cell - mean) ** 2).sum(1).sqrt())
+        return torch.stack([*spread, torch.ones(len(heat))], 1)
 
     def inside(self, rows: np.ndarray, view: int = 0) -> torch.Tensor:
         """(B, G, G): all but the last row of the untouched view."""

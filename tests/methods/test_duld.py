@@ -21,7 +21,7 @@ from uld.params import build
 
 TRAIN = {"steps": 40, "pairs": 4, "lr": 3e-3, "descriptor_lr": 1e-3, "other": 0.5, "sigma": 1.0, "margin": 1.7,
          "negatives": 16, "apart": 3.0, "descriptor_weight": 1.0}  # fmt: skip
-DETECT = {"radius": 1, "threshold": 0.3, "least": 0, "cap": 8}
+DETECT = {"radius": 1, "threshold": 0.3, "least": 0, "cap": 8, "heat": 0.0}
 # planted parts are at right angles, 1.41 apart: only a wider margin leaves something to learn
 BLOCK = {"pool": "detections", "points": 40, "cap": 100_000, "restarts": 2, "iterations": 20, "surplus": 1,
          "recentre": 2, "images": 20, "detect": DETECT, "join": 2.0, "fill": 0.0, "train": TRAIN}  # fmt: skip

@@ -21,7 +21,7 @@ from uld.params import build
 POSES, TILT = 3, 0.7
 HOMES = np.array([[[4, 4], [11, 4], [4, 11], [11, 11]], [[5, 4], [10, 4], [5, 11], [10, 11]],
                   [[4, 5], [11, 5], [4, 10], [11, 10]]])  # fmt: skip
-DETECT = {"radius": 1, "threshold": 0.3, "least": 0, "cap": 8}
+DETECT = {"radius": 1, "threshold": 0.3, "least": 0, "cap": 8, "heat": 0.0}
 CLUSTER = {"poses": POSES, "least": 5, "restarts": 4, "iterations": 4, "within": "exemplars", "prior": 0.0,
            "align": 0.5, "images": 100}  # fmt: skip
 ALONE = {"maps": 96, "steps": 60, "batch": 16}
@@ -65,11 +65,6 @@ class Turning(Planted):
             if self.pose[row]:
                 maps[i, 1 : 1 + PARTS] = part[i] + TILT * part[i].roll(1 if self.pose[row] == 1 else -1, 0)
         return F.normalize(maps, dim=1)
-
-    def codes(self, rows: np.ndarray, view: int = 0) -> torch.Tensor:
-        """(B, 3): how far the parts lie apart in x and in y, and a unit that says nothing."""
-        cells = self.to_cells(rows, self.to_image(rows, self.centres[rows]), view)
-        return torch.from_numpy(np.concatenate([cells.std(1), np.ones((len(rows), 1), np.float32)], 1))
 
 
 @pytest.fixture

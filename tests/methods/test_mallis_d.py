@@ -15,7 +15,7 @@ from uld.params import build
 
 TRAIN = {"steps": 40, "pairs": 4, "lr": 3e-3, "descriptor_lr": 1e-3, "other": 0.5, "sigma": 1.0, "margin": 0.8,
          "negatives": 16, "apart": 3.0, "descriptor_weight": 1.0}  # fmt: skip
-DETECT = {"radius": 1, "threshold": 0.3, "least": 0, "cap": 8}
+DETECT = {"radius": 1, "threshold": 0.3, "least": 0, "cap": 8, "heat": 0.0}
 BLOCK = {"clusters": 3, "cap": 100_000, "restarts": 3, "iterations": 20, "detect": DETECT, "train": TRAIN}
 ROWS = np.arange(2, 40)
 PARTS = 4

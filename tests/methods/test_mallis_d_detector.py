@@ -15,7 +15,7 @@ from uld.methods.mallis_d_detector import flip_agreement, tops
 from uld.params import build
 
 TRAIN = {"steps": 60, "views": 8, "lr": 1e-2, "lr_rest": 1e-3, "sigma": 0.75}
-DETECT = {"radius": 1, "threshold": 0.3, "least": 0, "cap": 8}
+DETECT = {"radius": 1, "threshold": 0.3, "least": 0, "cap": 8, "heat": 0.0}
 BLOCK = {"cap": 100_000, "restarts": 3, "iterations": 20, "detect": DETECT, "threshold": 0.0, "train": TRAIN}
 ROWS = np.arange(2, 40)
 PARTS = 4

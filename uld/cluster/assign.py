@@ -59,7 +59,13 @@ class Match:
         return np.where(np.isfinite(self.score), self.score, self.dense_score)
 
 
-def dense(descriptors: torch.Tensor, inside: torch.Tensor, centroids: NDArray[np.float32], refine: bool) -> Match:
+def dense(
+    descriptors: torch.Tensor,
+    inside: torch.Tensor,
+    centroids: NDArray[np.float32],
+    refine: bool,
+    prior: torch.Tensor | None = None,
+) -> Match:
     """Exemplar assignment over all cells of the ROI, in place of the paper's random test pixels.
 
     Each cell goes to its nearest centroid (L2); of each cluster's cells the one nearest to the centroid is the
@@ -70,16 +76,18 @@ def dense(descriptors: torch.Tensor, inside: torch.Tensor, centroids: NDArray[np
         inside: (B, G, G) bool ROI; an image without any cell inside has no exemplars and is matched as a whole.
         centroids: (K, D), K at least 1.
         refine: move each landmark by at most half a cell to the top of the quadratic around it (`nms.quadratic`).
+        prior: (B, G, G) added to the similarities before the highest is taken; scores are without it.
     """
     weight = torch.from_numpy(centroids).to(descriptors)
     step = max(1, CHUNK // (len(centroids) * inside[0].numel())) if len(inside) else 1
-    chunks = zip(descriptors.split(step), inside.split(step), strict=True)
-    parts = [_dense(part, roi, weight, refine) for part, roi in chunks]
+    added = torch.zeros_like(descriptors[:, 0]) if prior is None else prior
+    chunks = zip(descriptors.split(step), inside.split(step), added.split(step), strict=True)
+    parts = [_dense(part, roi, weight, refine, some) for part, roi, some in chunks]
     return Match(*(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)))
 
 
 def _dense(
-    descriptors: torch.Tensor, inside: torch.Tensor, centroids: torch.Tensor, refine: bool
+    descriptors: torch.Tensor, inside: torch.Tensor, centroids: torch.Tensor, refine: bool, prior: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
     """The fields of `Match` for a few images, as tensors."""
     product = (centroids @ descriptors.flatten(2)).unflatten(2, inside.shape[1:])
@@ -88,28 +96,32 @@ def _dense(
     cosine = product / norm.clamp(min=1e-12)
     own = label[:, None] == torch.arange(len(centroids), device=label.device)[:, None, None]
     roi = inside | ~inside.flatten(1).any(dim=1)[:, None, None]
-    cosine = cosine.masked_fill(~roi[:, None], -torch.inf)
-    exemplar = best(cosine.masked_fill(~own, -torch.inf), cosine, refine)
-    return (*exemplar, *best(cosine, cosine, refine), label)
+    surface = (cosine + prior[:, None]).masked_fill(~roi[:, None], -torch.inf)
+    exemplar = best(surface.masked_fill(~own, -torch.inf), surface, refine, cosine)
+    return (*exemplar, *best(surface, surface, refine, cosine), label)
 
 
-def best(allowed: torch.Tensor, surface: torch.Tensor, refine: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def best(
+    allowed: torch.Tensor, surface: torch.Tensor, refine: bool, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Highest cell of each map.
 
     Args:
         allowed: (B, K, G, G), -inf at cells that may not be chosen.
         surface: (B, K, G, G), -inf where there is no value: what the quadratic around the cell is taken of.
         refine: move to the top of that quadratic, by at most half a cell.
+        value: (B, K, G, G) the scores.
 
     Returns:
         xy (B, K, 2) in cells and the score (B, K) of the cell, NaN where none is allowed.
     """
     batch, k, grid, _ = surface.shape
-    score, flat = allowed.flatten(2).max(dim=2)
+    highest, flat = allowed.flatten(2).max(dim=2)
     cell = torch.stack([flat % grid, flat // grid], dim=2)
     xy = cell.to(surface.dtype)
     if refine:
         maps = torch.arange(batch * k, device=surface.device)
         xy = xy + nms.quadratic(surface.flatten(0, 1), maps, cell.flatten(0, 1)).view(batch, k, 2)
-    missing = score == -torch.inf
+    missing = highest == -torch.inf
+    score = value.flatten(2).gather(2, flat[..., None])[..., 0]
     return xy.masked_fill(missing[..., None], torch.nan), score.masked_fill(missing, torch.nan)

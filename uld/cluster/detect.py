@@ -13,17 +13,22 @@ from pydantic.dataclasses import dataclass as closed
 from uld import coords, nms
 from uld.params import CLOSED
 
-MAPS = 128  # descriptor maps that points are read from at a time
+FAINT = 1e-4  # heat below which all cells are alike
 
 
 @closed(frozen=True, config=CLOSED)
 class DetectParams:
-    """Which maxima of a heat map are points."""
+    """Which maxima of a heat map are points, and what it says where there is none."""
 
     radius: Annotated[int, Field(ge=1)]  # cells in x and in y within which only the highest stays
     threshold: Annotated[float, Field(ge=0, le=1)]
     least: Annotated[int, Field(ge=0)]  # so many highest maxima are points even below the threshold
     cap: Annotated[int, Field(ge=1)]  # most points an image
+    heat: Annotated[float, Field(ge=0)]  # what its logarithm counts for beside the cosine of a dense match; 0: nothing
+
+    def prior(self, heat: torch.Tensor) -> torch.Tensor:
+        """What dense matches add to similarities: (B, G, G) of heat (B, C, G, G) in [0, 1]."""
+        return self.heat * heat.amax(1).clamp_min(FAINT).log()
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,5 @@ def detect(descriptors: torch.Tensor, heat: torch.Tensor, inside: torch.Tensor, 
     index = torch.from_numpy(image).to(heat.device)
     cell = torch.from_numpy(found.xy[kept]).to(heat.device)
     xy = cell + nms.quadratic(heat, index, cell.long())
-    read = [
-        coords.sample(descriptors[some], at[:, None])[:, 0]
-        for some, at in zip(index.split(MAPS), xy.split(MAPS), strict=True)
-    ]
-    table = F.normalize(torch.cat(read), dim=1)
+    table = F.normalize(coords.sample_each(descriptors, index, xy), dim=1)
     return Points(image, xy.cpu().numpy(), score, table.cpu().numpy())

@@ -1,8 +1,10 @@
 """Pseudo-labels: where each landmark is in each training image, and in its mirror image."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from uld import runtime
@@ -112,14 +114,41 @@ def mark(source: Source, rows: Rows, view: int, centroids: NDArray[np.float32], 
     """Dense matches and exemplar detections in the images `rows`."""
     parts = []
     for batch in runtime.batches(rows):
-        descriptors, heat = source.maps(batch, view)
-        inside = source.inside(batch, view)
-        match = assign.dense(descriptors, inside, centroids, refine=True)
-        points = detect(descriptors, heat.amax(1), inside, params)
-        xy, score = exemplars(points, centroids, len(batch))
-        count = np.bincount(points.image, minlength=len(batch))
-        parts.append((match.best_xy, match.best_score, xy, score, count))
+        maps = Maps(*source.maps(batch, view), source.inside(batch, view))
+        parts.append(maps.mark(centroids, params))
     return Marks(rows, view, *(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What there is to see in B images: descriptors (B, D, G, G), heat (B, C, G, G) and ROI (B, G, G)."""
+
+    descriptors: torch.Tensor
+    heat: torch.Tensor
+    inside: torch.Tensor
+
+    def take(self, index: NDArray[np.int64]) -> "Maps":
+        """Some of the images."""
+        at = torch.from_numpy(index).to(self.inside.device)
+        return Maps(self.descriptors[at], self.heat[at], self.inside[at])
+
+    def mark(self, centroids: NDArray[np.float32], params: DetectParams) -> tuple[NDArray[Any], ...]:
+        """The columns of `Marks` from `dense_xy` on."""
+        match = assign.dense(self.descriptors, self.inside, centroids, True, params.prior(self.heat))
+        points = detect(self.descriptors, self.heat.amax(1), self.inside, params)
+        xy, score = exemplars(points, centroids, len(self.inside))
+        return match.best_xy, match.best_score, xy, score, np.bincount(points.image, minlength=len(self.inside))
+
+
+def match(
+    source: Source, rows: Rows, view: int, centroids: NDArray[np.float32], params: DetectParams
+) -> NDArray[np.float32]:
+    """Dense matches (B, K, 2) alone, in cells: `Marks.dense_xy`, without the detector where it does not count."""
+    inside = source.inside(rows, view)
+    if not params.heat:
+        return assign.dense(source.describe(rows, view), inside, centroids, refine=True).best_xy
+    descriptors, heat = source.maps(rows, view)
+    return assign.dense(descriptors, inside, centroids, True, params.prior(heat)).best_xy
 
 
 def exemplars(

@@ -96,7 +96,8 @@ def discover(
 
 def encode(source: Source, rows: Rows, view: int) -> Floats:
     """Pose codes (n, C) of images."""
-    return np.concatenate([source.codes(batch, view).cpu().numpy() for batch in runtime.batches(rows)])
+    batches = runtime.batches(rows)
+    return np.concatenate([source.codes(source.maps(batch, view)[1]).cpu().numpy() for batch in batches])
 
 
 def _last(codes: list[Floats], held: list[Held], previous: Labels) -> Floats | None:
@@ -162,13 +163,16 @@ def mark(
         The landmarks, and pose (n,) and margin (n,) of the images `rows` (n,).
     """
     known = Poses(poses.codes, poses.mean, poses.spread, np.empty(0, np.int64), poses.counts)
-    pose, margin = known.assign(encode(source, rows, view))
-    parts = [(np.flatnonzero(pose == q), q) for q in np.unique(pose)]
-    marked = [label.mark(source, rows[index], view, poses.landmarks[q], detect) for index, q in parts]
-    back = np.argsort(np.concatenate([index for index, _ in parts]))
-    columns = ("dense_xy", "dense_score", "xy", "score", "points")
-    joined = (np.concatenate([getattr(one, name) for one in marked])[back] for name in columns)
-    return Marks(rows, view, *joined), pose, margin
+    parts = []
+    for batch in runtime.batches(rows):
+        maps = label.Maps(*source.maps(batch, view), source.inside(batch, view))
+        pose, margin = known.assign(source.codes(maps.heat).cpu().numpy())
+        of_pose = [np.flatnonzero(pose == q) for q in np.unique(pose)]
+        marked = [maps.take(index).mark(poses.landmarks[pose[index[0]]], detect) for index in of_pose]
+        back = np.argsort(np.concatenate([np.empty(0, np.int64), *of_pose]))
+        parts.append((*(np.concatenate(column)[back] for column in zip(*marked, strict=True)), pose, margin))
+    *columns, pose, margin = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Marks(rows, view, *columns), pose, margin
 
 
 def to_labels(

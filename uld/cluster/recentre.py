@@ -18,8 +18,6 @@ from uld.cluster import assign
 from uld.features.source import Rows
 from uld.methods.base import Source
 
-POINTS = 128  # maps from which descriptors are read at a time
-
 
 @dataclass(frozen=True)
 class Held:
@@ -92,10 +90,9 @@ def means_at(held: list[Held], source: Source, labels: Labels, count: int) -> ND
         at = at[np.isin(labels.image[at], one.rows)]
         place = np.searchsorted(one.rows, labels.image[at])
         cells = source.to_cells(labels.image[at], labels.xy[at][:, None], one.view)
-        for start in range(0, len(at), POINTS):
-            part = slice(start, start + POINTS)
-            maps = one.descriptors[torch.from_numpy(place[part])].float()
-            found = F.normalize(coords.sample(maps, torch.from_numpy(cells[part]).to(maps.device)), dim=2)[:, 0]
-            np.add.at(total, labels.label[at][part], found.cpu().numpy())
+        maps = one.descriptors
+        index, xy = (torch.from_numpy(value).to(maps.device) for value in (place, cells[:, 0]))
+        found = F.normalize(coords.sample_each(maps, index, xy), dim=1)
+        np.add.at(total, labels.label[at], found.cpu().numpy())
         seen += np.bincount(labels.label[at], minlength=count)
     return (total / np.maximum(seen, 1)[:, None]).astype(np.float32)

@@ -126,15 +126,15 @@ class GridSource:
         return descriptors, logits.sigmoid()
 
     @torch.no_grad()
-    def codes(self, rows: Rows, view: int = 0) -> torch.Tensor:
-        """Pose codes (B, C): the mean code of the highest of an image's heat maps, cell by cell.
+    def codes(self, heat: torch.Tensor) -> torch.Tensor:
+        """Pose codes (B, C): the mean code of the highest of an image's heat maps (B, C, G, G), cell by cell.
 
         Raises:
             ULDError: the model has no pose part.
         """
         if self._encode is None:
             raise ULDError("this model has no pose part: begin at a round whose step trains one.")
-        return self._encode(self.maps(rows, view)[1].amax(1, keepdim=True))
+        return self._encode(heat.amax(1, keepdim=True))
 
     def inside(self, rows: Rows, view: int = 0) -> torch.Tensor:
         """(B, G, G) bool."""

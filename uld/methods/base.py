@@ -54,8 +54,8 @@ class Source(Protocol):
         """Descriptors as above and heat maps (B, C, G, G) in [0, 1]."""
         ...
 
-    def codes(self, rows: NDArray[np.int64], view: int = 0) -> torch.Tensor:
-        """Pose codes (B, C) float32, of view `view` of the bank."""
+    def codes(self, heat: torch.Tensor) -> torch.Tensor:
+        """Pose codes (B, C) float32 of heat maps as `maps` gives them."""
         ...
 
     def inside(self, rows: NDArray[np.int64], view: int = 0) -> torch.Tensor:
@@ -150,3 +150,9 @@ class Method(ABC):
     @abstractmethod
     def find(self, source: Source, landmarks: Landmarks, rows: NDArray[np.int64], view: int = 0) -> Found:
         """Find the discovered landmarks in a batch of images."""
+
+    def match(
+        self, source: Source, landmarks: Landmarks, rows: NDArray[np.int64], view: int = 0
+    ) -> NDArray[np.float32]:
+        """`Found.dense_xy` (B, K, 2) alone, for methods that need no detector for it."""
+        return self.find(source, landmarks, rows, view).dense_xy

@@ -3,7 +3,7 @@
 Each round marks the exemplars of K clusters in every training image and in its mirror image, and trains the detector
 to fire there and the descriptors to agree there. What this file adds to the paper, each to be switched off by its
 parameter: more clusters than landmarks, of which the steadiest stay (`surplus`), centroids that move to their exemplars
-(`recentre`), and labels where the detector is silent (`fill`).
+(`recentre`), labels where the detector is silent (`fill`), and dense matches that lean to its heat (`detect.heat`).
 """
 
 from typing import Annotated, Literal
@@ -143,3 +143,11 @@ class DULD(Method):
             return Found(match.xy, match.score, match.best_xy, match.best_score)
         one = label.mark(source, rows, view, landmarks.centroids, self.params.detect)
         return Found(one.xy, one.score, one.dense_xy, one.dense_score)
+
+    def match(
+        self, source: Source, landmarks: Landmarks, rows: NDArray[np.int64], view: int = 0
+    ) -> NDArray[np.float32]:
+        """The dense match of every landmark."""
+        if not source.detects:
+            return self.find(source, landmarks, rows, view).dense_xy
+        return label.match(source, rows, view, landmarks.centroids, self.params.detect)

@@ -110,3 +110,9 @@ class MallisD(Method):
         """The nearest detection of each of the K clusters; beside it the dense match of every landmark."""
         one = label.mark(source, rows, view, landmarks.centroids, self.params.detect)
         return Found(one.xy, one.score, one.dense_xy, one.dense_score)
+
+    def match(
+        self, source: Source, landmarks: Landmarks, rows: NDArray[np.int64], view: int = 0
+    ) -> NDArray[np.float32]:
+        """The dense match of every landmark."""
+        return label.match(source, rows, view, landmarks.centroids, self.params.detect)

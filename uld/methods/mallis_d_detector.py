@@ -180,7 +180,7 @@ def tops(heat: Tensor, inside: Tensor, count: int) -> tuple[Tensor, Tensor]:
     outside = ~(inside | ~inside.flatten(1).any(1)[:, None, None])[:, None]
     # the logarithm of a Gaussian is a paraboloid, whose top the quadratic finds exactly
     surface = heat.log().masked_fill(outside, -torch.inf)
-    return assign.best(heat.masked_fill(outside, -torch.inf), surface, refine=True)
+    return assign.best(surface, surface, True, heat)
 
 
 def groups(head: LearnedHead, p: PartsParams) -> list[dict[str, Any]]:

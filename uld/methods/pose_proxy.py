@@ -97,3 +97,9 @@ class PoseProxy(Method):
         """As in D-ULD."""
         one = label.mark(source, rows, view, landmarks.centroids, self.params.detect)
         return Found(one.xy, one.score, one.dense_xy, one.dense_score)
+
+    def match(
+        self, source: Source, landmarks: Landmarks, rows: NDArray[np.int64], view: int = 0
+    ) -> NDArray[np.float32]:
+        """The dense match of every landmark."""
+        return label.match(source, rows, view, landmarks.centroids, self.params.detect)

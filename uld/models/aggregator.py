@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from uld.coords import resized
 from uld.errors import ULDError
 from uld.features.store import Features
 
@@ -26,7 +27,7 @@ class ConvNorm(nn.Module):
     def forward(self, x: Tensor, size: int | None = None) -> Tensor:
         """(B, inputs, h, w) -> (B, outputs, h, w), or (B, outputs, size, size) resized before the norm."""
         x = F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2)
-        out: Tensor = self.norm(x if size is None else resize(x, size))
+        out: Tensor = self.norm(x if size is None else resized(x, size))
         return out
 
 
@@ -99,13 +100,8 @@ class Aggregator(nn.Module):
             batch = torch.cat([features[self.names[i]].to(weight.device) for i in members])
             bottleneck = self.bottleneck_layers.get_submodule(f"{number}.0")
             maps = bottleneck(batch, size).unflatten(0, (len(members), -1))
-            total = total + resize(torch.einsum("t,tbchw->bchw", weight[members], maps), self.grid)
+            total = total + resized(torch.einsum("t,tbchw->bchw", weight[members], maps), self.grid)
         return total
-
-
-def resize(x: Tensor, size: int) -> Tensor:
-    """(B, C, h, w) -> (B, C, size, size), bilinear, half-pixel convention."""
-    return F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
 
 
 def published(path: Path, names: list[str], channels: list[int], grid: int) -> Aggregator:

@@ -61,18 +61,18 @@ class FrozenHead(nn.Module):
     def forward(self, features: Features) -> Tensor:
         """{name: (B, C, h, w)} -> (B, D, G, G) of unit length.
 
-        Projected at native resolution and then upsampled: both are linear, so the order does not change the result and
-        the large concatenated map never exists.
+        Projected and summed at native resolution and then upsampled: all are linear, so the order does not change the
+        result and the large concatenated map never exists.
         """
-        total: Tensor | None = None
+        native: dict[int, Tensor] = {}  # by the side of the map
         parts = zip(self.names, self.projection.split(self.channels, 1), self.mean.split(self.channels), strict=True)
         for name, weight, mean in parts:
             value = centred(features[name].to(self.projection.device), mean, self.centre)
             low = torch.einsum("dc,bchw->bdhw", weight, value)
-            up = F.interpolate(low, (self.grid, self.grid), mode="bilinear", align_corners=False)
-            total = up if total is None else total + up
-        assert total is not None
-        return F.normalize(total + self.offset[:, None, None], dim=1)
+            side = low.shape[-1]
+            native[side] = native[side] + low if side in native else low
+        total = self.offset[:, None, None] + sum(coords.resized(low, self.grid) for low in native.values())
+        return F.normalize(total, dim=1)
 
     def about(self) -> dict[str, Any]:
         """The arguments of the constructor, for a file."""

@@ -4,6 +4,7 @@ Descriptors begin as those of the training-free head and learn what to add to th
 from what ZeroShot knows instead of from noise.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import torch
@@ -94,11 +95,18 @@ class LearnedHead(nn.Module):
         base = self.base(features)
         return F.normalize(base + self.describe(base if self.descriptor == "linear" else aggregated), dim=1)
 
-    def fit_scale(self, features: Features) -> None:
-        """Take the spread of each channel from a sample of images {name: (n, C, h, w)}, image means taken off."""
-        for i, name in self._numbered():
-            value = features[name].to(self.base.offset.device)
-            std = (value - value.mean((2, 3), keepdim=True)).std((0, 2, 3)).clamp_min(1e-6)
+    def fit_scale(self, batches: Iterable[Features]) -> None:
+        """Take the spread of each channel from batches of images {name: (n, C, h, w)}, image means taken off."""
+        squares = [torch.zeros(()).double()] * len(self.aggregate.names)
+        count = [0] * len(self.aggregate.names)
+        for features in batches:
+            for i, name in self._numbered():
+                value = features[name].to(self.base.offset.device)
+                off = value - value.mean((2, 3), keepdim=True)
+                squares[i] = squares[i] + off.double().square().sum((0, 2, 3))
+                count[i] += value[:, 0].numel()
+        for i, _ in self._numbered():
+            std = (squares[i] / max(1, count[i] - 1)).sqrt().clamp_min(1e-6)
             self.get_buffer(f"scale{i}").copy_(std[:, None, None])
 
     def with_channels(self, channels: int) -> "LearnedHead":
