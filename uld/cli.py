@@ -76,7 +76,7 @@ def table(
     protocol: Annotated[str | None, typer.Option(help="Of the evaluation; if none is named, the first.")] = None,
     points: Annotated[Points, typer.Option(help="The best match in every image, detections, or both.")] = Points.dense,
     experiments: Annotated[bool, typer.Option("--experiments", help="Of `dvc exp run`: mean ± deviation.")] = False,
-    metrics: Annotated[Path, typer.Option(help="A folder with metrics of rows.")] = Path("metrics"),
+    metrics: Annotated[Path, typer.Option(help="A folder with metrics, or with seed-0, seed-1...")] = Path("metrics"),
     every: Annotated[bool, typer.Option("--all", help="Every figure, not only the main ones.")] = False,
     published: Annotated[bool, typer.Option("--published", help="With the paper's errors, on other images.")] = False,
     format: Annotated[Format, typer.Option(help="For the terminal, as Markdown, or with plain numbers.")] = Format.text,

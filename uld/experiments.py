@@ -12,7 +12,7 @@ import pandas as pd
 
 from uld.errors import ArtifactError, ULDError
 from uld.report.tables import leaves
-from uld.table import Choice, Results, Tree, figures_of, numbers
+from uld.table import OVER_SEEDS, Choice, Results, Tree, figures_of, numbers, over_seeds
 
 Settings = dict[str, str]  # dotted key of params.yaml -> its value as text
 
@@ -44,14 +44,8 @@ def results(choice: Choice) -> Results:
     scores = pd.DataFrame([{"row": row, **numbers(tree, figures)} for _, row, tree in runs])
     # a commit and the experiment that it was made from are one run
     table = pd.concat([settings, scores], axis=1).drop_duplicates([*settings.columns, "row"])
-    groups = table.groupby([*differ, "row"], sort=False)
-    names = [figure.name for figure in figures]
-    scattered = [name for name in names if name != "landmarks"]  # K is set, not measured
-    lines = (
-        groups[names].mean().join(groups[scattered].std().add_suffix("_sd")).assign(seeds=groups.size()).reset_index()
-    )
-    labels = [*differ, "row", "seeds"]
-    return Results(f"{title}; mean ± deviation over seeds", labels, figures, lines, choice.every)
+    lines = over_seeds(table, [*differ, "row"], figures)
+    return Results(f"{title}; {OVER_SEEDS}", [*differ, "row", "seeds"], figures, lines, choice.every)
 
 
 def grid(row: str, x: str, y: str, choice: Choice) -> tuple[str, pd.DataFrame]:

@@ -69,6 +69,22 @@ def test_metrics_of_another_run(run, uld) -> None:
     assert lines["forward_nme"].dropna().tolist() == [20, 10]
 
 
+def test_runs_of_several_seeds(run, uld) -> None:
+    for seed, forward in enumerate((10.0, 13.0, 16.0)):
+        folder = run / f"kept/seed-{seed}"
+        folder.mkdir(parents=True)
+        (folder / "a.json").write_text(json.dumps(tree(forward, backward_nme=3.0)))
+        if seed:
+            (folder / "b.json").write_text(json.dumps(tree(20 * forward, backward_nme=3.0)))
+    (run / "kept/seed-9.txt").touch()
+    lines = csv(uld("table", "--metrics", "kept", "--format", "csv").output).set_index("row")
+    assert list(lines.index) == ["b", "a", "c"] and lines["seeds"].tolist() == [2, 3, 0]
+    assert lines.loc["a", ["forward_nme", "forward_nme_sd", "landmarks"]].tolist() == [13, 3, 10]
+    assert lines.loc["b", "forward_nme"] == 290 and pd.isna(lines.loc["c", "forward_nme"])
+    shown = uld("table", "--metrics", "kept").output
+    assert "mean ± deviation over seeds" in shown and "13.0 ± 3.0" in shown
+
+
 def test_the_paper_stands_behind(run, uld) -> None:
     (run / "params.yaml").write_text(PARAMS.replace("a: {}", "duld: {}"))
     lines = uld("table", "--format", "md", "--published").output.splitlines()

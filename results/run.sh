@@ -1,0 +1,21 @@
+#!/bin/sh
+# One run of a data set (orl, faces3d) with a seed, in a clone of the last commit; its metrics and params are kept here:
+#     sh results/run.sh faces3d 0
+# An interrupted run goes on. build/<data>-<seed> holds all else, its report for one; remove it to begin anew.
+set -e
+data=$1 seed=$2
+clone=build/$data-$seed kept=$PWD/results/$data/seed-$seed
+if [ ! -e "$clone/ready" ]; then
+    rm -rf "$clone"
+    git clone --quiet . "$clone"
+    if [ "$data" = faces3d ]; then
+        uld faces3d "$clone/data/raw/faces3d" --count 1000
+        (cd "$clone" && uld preset faces3d --write)
+    fi
+    touch "$clone/ready"
+fi
+cd "$clone"
+dvc exp run --set-param seed="$seed"
+rm -rf "$kept"
+mkdir -p "$kept"
+cp -r metrics/. params.yaml "$kept"
