@@ -1,0 +1,128 @@
+"""Experiments as jobs, on this machine: a small DVC project whose stage is preempted in the middle."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from submitit import AutoExecutor
+from typer.testing import CliRunner
+
+from launch.slurm import Experiment, app, sweeps
+
+STAGE = """
+import json, os, signal, time
+from pathlib import Path
+import psutil
+scratch = Path(".scratch")
+scratch.mkdir(exist_ok=True)
+state = scratch / "starts"
+starts = int(state.read_text()) + 1 if state.exists() else 1
+state.write_text(str(starts))
+seed = int(Path("params.yaml").read_text().split("seed:")[1])
+if seed == 1 and starts == 1:  # as SLURM does when another job needs the place
+    for parent in psutil.Process().parents():
+        if "submitit.core._submit" in parent.cmdline():
+            os.kill(parent.pid, signal.SIGUSR2)
+            break
+    time.sleep(300)
+if seed == 2:
+    raise SystemExit("a stage that fails")
+data = int(Path("data/raw/number").read_text())
+Path("metrics.json").write_text(json.dumps({"seed": seed, "data": data, "starts": starts}))
+"""
+GRAPH = """
+stages:
+  slow:
+    cmd: python stage.py
+    deps: [stage.py, data/raw/number]
+    params: [seed]
+    metrics: [metrics.json: {cache: false}]
+"""
+
+
+@pytest.fixture
+def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "repo"
+    (root / "data/raw").mkdir(parents=True)
+    for name, text in {
+        "stage.py": STAGE,
+        "dvc.yaml": GRAPH,
+        "params.yaml": "seed: 0\n",
+        "data/raw/number": "7",
+    }.items():
+        (root / name).write_text(text)
+    (root / ".gitignore").write_text("/data/raw/\n/build/\n.scratch/\n")
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    run("git", "init", "--quiet")
+    run("git", "config", "user.name", "smoke")
+    run("git", "config", "user.email", "smoke@example.org")
+    run(sys.executable, "-m", "dvc", "init", "--quiet")
+    run("git", "add", ".")
+    run("git", "commit", "--quiet", "--message", "first")
+    return root
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def kept() -> dict[int, dict[str, int]]:
+    """Metrics of the experiments that the clone has, by seed."""
+    shown = json.loads(run(sys.executable, "-m", "dvc", "exp", "show", "--json", "--all-commits"))
+    found = [rev["data"]["metrics"] for one in shown for exp in one["experiments"] or [] for rev in exp["revs"]]
+    metrics = [tree["metrics.json"]["data"] for tree in found]
+    return {tree["seed"]: tree for tree in metrics}
+
+
+def job_of(repo: Path, *settings: str) -> object:
+    executor = AutoExecutor(repo / "build/launch/logs/%j", "local")
+    executor.update_parameters(timeout_min=30)
+    return executor.submit(Experiment(repo, run("git", "rev-parse", "HEAD").strip(), settings))
+
+
+def test_a_preempted_job_goes_on_and_leaves_an_experiment(repo: Path) -> None:
+    jobs = [job_of(repo, f"seed={seed}") for seed in (1, 3)]
+    for job in jobs:
+        job.result()  # type: ignore[attr-defined]
+    found = kept()
+    assert found == {1: {"seed": 1, "data": 7, "starts": 2}, 3: {"seed": 3, "data": 7, "starts": 1}}
+    assert run("git", "status", "--porcelain") == ""
+    assert not (repo / "build/launch" / os.listdir(repo / "build/launch")[0] / ".dvc/cache").exists()
+
+
+def test_a_failed_experiment_says_where(repo: Path) -> None:
+    job = job_of(repo, "seed=2")
+    error = job.exception()  # type: ignore[attr-defined]
+    assert "dvc exp run --set-param seed=2 ended with" in str(error) and "build/launch" in str(error)
+    assert "a stage that fails" in job.stderr() and kept() == {}  # type: ignore[attr-defined]
+
+
+def test_every_combination_is_a_job() -> None:
+    assert sweeps(["seed=range(0,2)", "landmarks=10,20"]) == [
+        ("seed=0", "landmarks=10"), ("seed=0", "landmarks=20"), ("seed=1", "landmarks=10"), ("seed=1", "landmarks=20"),
+    ]  # fmt: skip
+    assert sweeps([]) == [()]
+
+
+def test_folders_are_told_apart_by_commit_and_settings(tmp_path: Path) -> None:
+    folders = [
+        Experiment(tmp_path, commit, settings).folder.name
+        for commit in ("0123456789", "9876543210")
+        for settings in ((), ("seed=1",), ("seed=1", "rounds.x={start: silk, step: duld}"))
+    ]
+    assert len(set(folders)) == 6 and folders[:2] == ["01234567-as-committed", "01234567-seed=1"]
+    assert all("/" not in name and " " not in name for name in folders)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"), [(".", "--local runs on this machine"), ("data", "submit from the project's folder")]
+)
+def test_what_a_user_can_get_wrong(repo: Path, monkeypatch: pytest.MonkeyPatch, place: str, said: str) -> None:
+    monkeypatch.chdir(repo / place)
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent) + os.pathsep + "/usr/bin")
+    done = CliRunner().invoke(app, ["-S", "seed=1"])
+    assert done.exit_code == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
