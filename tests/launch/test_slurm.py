@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,7 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / ".gitignore").write_text("/data/raw/\n/build/\n.scratch/\n")
     monkeypatch.chdir(root)
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # where jobs find this class
     run("git", "init", "--quiet")
     run("git", "config", "user.name", "smoke")
     run("git", "config", "user.email", "smoke@example.org")
@@ -85,13 +87,16 @@ def job_of(repo: Path, *settings: str) -> object:
 
 
 def test_a_preempted_job_goes_on_and_leaves_an_experiment(repo: Path) -> None:
-    jobs = [job_of(repo, f"seed={seed}") for seed in (1, 3)]
-    for job in jobs:
-        job.result()  # type: ignore[attr-defined]
-    found = kept()
+    said = run(sys.executable, "-m", "launch.slurm", "--local", "-S", "seed=1,3").splitlines()
+    commit = run("git", "rev-parse", "HEAD")[:8]
+    folders = [f"build/launch/{commit}-seed={seed}" for seed in (1, 3)]
+    assert len(said) == 2 and all(folder in line for folder, line in zip(folders, said, strict=True))
+    until = time.monotonic() + 300
+    while len(found := kept()) < 2 and time.monotonic() < until:
+        time.sleep(1)
     assert found == {1: {"seed": 1, "data": 7, "starts": 2}, 3: {"seed": 3, "data": 7, "starts": 1}}
     assert run("git", "status", "--porcelain") == ""
-    assert not (repo / "build/launch" / os.listdir(repo / "build/launch")[0] / ".dvc/cache").exists()
+    assert not any((repo / folder / ".dvc/cache").exists() for folder in folders)
 
 
 def test_a_failed_experiment_says_where(repo: Path) -> None:
