@@ -12,10 +12,12 @@ if [ ! -e "$clone/ready" ]; then
         uld faces3d "$clone/data/raw/faces3d" --count 1000
         (cd "$clone" && uld preset faces3d --write)
     fi
+    sed "s/^seed:.*/seed: $seed/" "$clone/params.yaml" > "$clone/seeded.yaml"
+    mv "$clone/seeded.yaml" "$clone/params.yaml"
     touch "$clone/ready"
 fi
 cd "$clone"
-dvc exp run --set-param seed="$seed"
+dvc repro
 rm -rf "$kept"
 mkdir -p "$kept"
 cp -r metrics/. params.yaml "$kept"
