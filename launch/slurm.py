@@ -55,8 +55,11 @@ class Experiment:
         if not self.folder.exists():
             self._clone()
         words = [word for setting in self.settings for word in ("--set-param", setting)]
-        self._run([sys.executable, "-m", "dvc", "exp", "run", *words], self.folder)
-        self._run([sys.executable, "-m", "dvc", "exp", "push", "--all-commits", "--no-cache", "origin"], self.folder)
+        self._run([sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "run", *words], self.folder)
+        self._run(
+            [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "push", "--all-commits", "--no-cache", "origin"],
+            self.folder,
+        )
 
     def checkpoint(self) -> Any:
         """Stop what runs as Ctrl-C does, and say how to go on (submitit calls this when the time is nearly up)."""
