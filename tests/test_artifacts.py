@@ -71,9 +71,10 @@ def test_poses_come_back(tmp_path: Path) -> None:
     poses = PoseCentroids(
         *(np.full(shape, i, np.float32) for i, shape in enumerate([(2, 5), 5, 5, (2, 3, 4)])), np.arange(2)
     )
-    want = replace(landmarks(3, 4, 2), poses=poses)
-    artifacts.write_landmarks(tmp_path / "landmarks.h5", want)
-    same(want, artifacts.read_landmarks(tmp_path / "landmarks.h5"))
+    for places in (None, np.ones((2, 2, 3, 2), np.float32)):
+        want = replace(landmarks(3, 4, 2), poses=replace(poses, places=places))
+        artifacts.write_landmarks(tmp_path / "landmarks.h5", want)
+        same(want, artifacts.read_landmarks(tmp_path / "landmarks.h5"))
     posed = replace(predictions(7, 5), pose=np.arange(7), pose_margin=np.linspace(0, 1, 7, dtype=np.float32))
     artifacts.write_predictions(tmp_path / "p.h5", posed)
     same(posed, artifacts.read_predictions(tmp_path / "p.h5"))

@@ -167,7 +167,8 @@ class PoseCentroids:
     """Landmarks that are looked for differently in each of Q poses (two-stage clustering).
 
     codes (Q, C) float32 centroids of pose codes in z-scores; mean, spread (C,) float32: z = (code - mean) / spread;
-    landmarks (Q, K, D) float32 centroids of each pose, slot k of each is landmark k; counts (Q,) int64 images.
+    landmarks (Q, K, D) float32 centroids of each pose, slot k of each is landmark k; counts (Q,) int64 images; places
+    (V, Q, K, 2) float32 cells: where they are looked for in a plain and, V = 2, a mirrored map; None: anywhere alike.
     """
 
     codes: NDArray[np.float32]
@@ -175,6 +176,7 @@ class PoseCentroids:
     spread: NDArray[np.float32]
     landmarks: NDArray[np.float32]
     counts: NDArray[np.int64]
+    places: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ def write_landmarks(path: Path, landmarks: Landmarks) -> None:
     """Write artifacts/landmarks/V/landmarks.h5."""
     arrays = {name: value for name, value in vars(landmarks).items() if name != "poses"}
     if landmarks.poses is not None:
-        arrays |= {f"poses/{name}": value for name, value in vars(landmarks.poses).items()}
+        arrays |= {f"poses/{name}": value for name, value in _given(landmarks.poses).items()}
     _write_h5(path, arrays, {})
 
 
@@ -280,7 +282,7 @@ def read_predictions(path: Path) -> Predictions:
     return Predictions(**arrays)
 
 
-def _given(table: Labels | Predictions) -> dict[str, NDArray[Any]]:
+def _given(table: Labels | Predictions | PoseCentroids) -> dict[str, NDArray[Any]]:
     return {name: value for name, value in vars(table).items() if value is not None}
 
 

@@ -56,15 +56,15 @@ def test_dense_equals_naive_loop(seed: int, k: int) -> None:
     assert (match.label[~inside.numpy()] == -1).all()
 
 
-@given(seed=st.integers(0, 2**16))
-def test_a_prior_moves_matches_but_not_their_clusters_and_scores(seed: int) -> None:
+@given(seed=st.integers(0, 2**16), maps=st.sampled_from([1, 4]))
+def test_a_prior_moves_matches_but_not_their_clusters_and_scores(seed: int, maps: int) -> None:
     descriptors, inside, centroids = scene(seed)
-    prior = torch.randn(3, 5, 5, generator=torch.Generator().manual_seed(seed))
+    prior = torch.randn(3, maps, 5, 5, generator=torch.Generator().manual_seed(seed))
     plain, match = (dense(descriptors, inside, centroids, False, some) for some in (None, prior))
     np.testing.assert_array_equal(match.label, plain.label)
     cosine = np.einsum("bdyx,kd->bkyx", descriptors, centroids / np.linalg.norm(centroids, axis=1, keepdims=True))
     for b, j in np.ndindex(3, 4):
-        total = cosine[b, j] + prior[b].numpy()
+        total = cosine[b, j] + prior[b, j % maps].numpy()
         for xy, score, allowed in (
             (match.dense_xy, match.dense_score, inside[b].numpy()),
             (match.xy, match.score, plain.label[b] == j),

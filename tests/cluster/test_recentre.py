@@ -59,7 +59,7 @@ class Two:
 
     views = np.stack([coords.view(GRID), coords.view(GRID, mirror=True)])
     mirrored = np.array([False, True])
-    grid = GRID
+    grid, detects = GRID, False
     a = np.array([1, 0, 0], np.float32)
     b = np.array([np.cos(np.pi / 6), 0.5, 0], np.float32)
 

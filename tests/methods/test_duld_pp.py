@@ -23,7 +23,7 @@ HOMES = np.array([[[4, 4], [11, 4], [4, 11], [11, 11]], [[5, 4], [10, 4], [5, 11
                   [[4, 5], [11, 5], [4, 10], [11, 10]]])  # fmt: skip
 DETECT = {"radius": 1, "threshold": 0.3, "least": 0, "cap": 8, "heat": 0.0}
 CLUSTER = {"poses": POSES, "least": 5, "restarts": 4, "iterations": 4, "within": "exemplars", "prior": 0.0,
-           "align": 0.5, "images": 100}  # fmt: skip
+           "align": 0.5, "place": None, "images": 100}  # fmt: skip
 ALONE = {"maps": 96, "steps": 60, "batch": 16}
 ELBO = {
     "alone": None,
@@ -111,7 +111,7 @@ def test_poses_and_their_landmarks(turning: Turning, within: str, align: float |
     assert poses is not None and found.quality["poses"] == POSES and poses.counts.sum() == 2 * len(ROWS)
     assert found.quality["least_pose"] == poses.counts.min() == 2 * len(ROWS) // POSES
     assert poses.landmarks.shape == (POSES, PARTS, 1 + 3 * PARTS) and found.quality["active_units"] == 2
-    own = posed.mark(turning, ROWS, 0, poses, method().params.detect)[1]  # type: ignore[attr-defined]
+    own = posed.mark(turning, ROWS, 0, poses, method().params.detect, None)[1]  # type: ignore[attr-defined]
     of = [np.unique(own[turning.pose[ROWS] == q]) for q in range(POSES)]
     assert sorted(int(q[0]) for q in of) == [0, 1, 2] and all(len(q) == 1 for q in of)
     for q, (mine,) in enumerate(of):
@@ -136,7 +136,8 @@ def test_poses_go_on_as_they_were(turning: Turning) -> None:
     first = truth(turning)
     order = np.array([2, 0, 1])
     named = replace(first, pose=order[turning.pose[first.image]])
-    own = posed.mark(turning, ROWS, 0, posed.known_poses(discover(turning, named).landmarks), method().params.detect)[1]  # type: ignore[attr-defined]
+    poses = posed.known_poses(discover(turning, named).landmarks)
+    own = posed.mark(turning, ROWS, 0, poses, method().params.detect, None)[1]  # type: ignore[attr-defined]
     np.testing.assert_array_equal(own, order[turning.pose[ROWS]])
 
 
@@ -164,16 +165,46 @@ def test_labels_have_a_pose(turning: Turning, name: str) -> None:
 
 
 @pytest.mark.parametrize("view", [0, 1])
-def test_finds_landmarks_as_they_look_in_the_pose(turning: Turning, view: int) -> None:
-    landmarks = discover(turning).landmarks
+@pytest.mark.parametrize("place", [None, 10.0])
+def test_finds_landmarks_as_they_look_in_the_pose(turning: Turning, view: int, place: float | None) -> None:
+    landmarks = discover(turning, place=place).landmarks
     turning.heights[TEST[3], view, 2] = 0.1
-    found = method().find(turning, landmarks, TEST, view)
+    found = method(cluster=CLUSTER | {"place": place}).find(turning, landmarks, TEST, view)
     assert_right(turning, TEST, turning.to_image(TEST, found.dense_xy, view))
     assert np.argwhere(np.isnan(found.score)).tolist() == [[3, 2]]
     assert found.pose is not None and found.pose_margin is not None and found.pose.shape == (len(TEST),)
     assert ((found.pose_margin >= 0) & (found.pose_margin <= 1)).all()
     assert len({(a, b) for a, b in zip(turning.pose[TEST], found.pose, strict=True)}) == POSES
     assert found.pose_margin.max() < 0.5
+
+
+@pytest.mark.parametrize("place", [None, 10.0])
+def test_places_hold_a_landmark_where_its_twin_looks_more_like_it(turning: Turning, place: float | None) -> None:
+    """In the second pose part 0 looks like part 1 of the other poses, and part 1 like nothing."""
+    landmarks = discover(turning, place=place).landmarks
+    poses = posed.known_poses(landmarks)
+    assert (poses.places is None) == (place is None)
+    confused = poses.landmarks.copy()
+    confused[:, 0] = confused[:, 1]
+    mixed = replace(landmarks, poses=replace(poses, landmarks=confused))
+    found = method(cluster=CLUSTER | {"place": place}).find(turning, mixed, TEST)
+    gap = np.linalg.norm(turning.to_image(TEST, found.dense_xy) - turning.to_image(TEST, turning.centres[TEST]), axis=2)
+    assert gap[:, 1:].max() < 2.2
+    assert (gap[:, 0].max() < 12) == (place is not None)  # pixels: it stays on its side, or sits on the other part
+
+
+@pytest.mark.parametrize("view", [0, 1, 2])
+def test_places_turn_with_the_view(turning: Turning, view: int) -> None:
+    poses = posed.known_poses(discover(turning, place=10).landmarks)
+    assert poses.places is not None and poses.places.shape == (2, POSES, PARTS, 2)
+    far = posed._far(turning, TEST, view, poses, 10.0)
+    assert far is not None
+    pose = posed.mark(turning, TEST[:3], 0, poses, method().params.detect, None)[1]  # type: ignore[attr-defined]
+    for row, q in zip(TEST[:3], pose, strict=True):
+        cell = far[q].flatten(1).argmin(1).numpy()
+        at = turning.to_image(np.array([row]), np.stack([cell % turning.grid, cell // turning.grid], -1)[None], view)
+        assert_right(turning, np.array([row]), at, 3.5)
+    assert posed._far(turning, TEST, view, replace(poses, places=poses.places[:1]), 10.0) is not None or view == 1
 
 
 def test_find_does_not_depend_on_the_batch(turning: Turning, monkeypatch: pytest.MonkeyPatch) -> None:

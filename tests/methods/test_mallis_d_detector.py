@@ -15,7 +15,7 @@ from uld.methods.mallis_d_detector import flip_agreement, tops
 from uld.params import build
 
 TRAIN = {"steps": 60, "views": 8, "lr": 1e-2, "lr_rest": 1e-3, "sigma": 0.75}
-DETECT = {"radius": 1, "threshold": 0.3, "least": 0, "cap": 8, "heat": 0.0}
+DETECT = {"radius": 1, "threshold": 0.3, "least": 0, "cap": 8}
 BLOCK = {"cap": 100_000, "restarts": 3, "iterations": 20, "detect": DETECT, "threshold": 0.0, "train": TRAIN}
 ROWS = np.arange(2, 40)
 PARTS = 4
@@ -41,6 +41,11 @@ def gaussian(x: float, y: float, height: float = 1.0, sigma: float = 0.75, grid:
 
 def everywhere(images: int, grid: int = 12) -> torch.Tensor:
     return torch.ones(images, grid, grid, dtype=torch.bool)
+
+
+def test_a_dead_heat_map_has_a_place_all_the_same() -> None:
+    xy, height = tops(torch.zeros(1, 2, 12, 12), everywhere(1), 2)
+    assert torch.isfinite(xy).all() and (height == 0).all()
 
 
 # --- the loss ---

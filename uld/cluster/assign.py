@@ -76,11 +76,11 @@ def dense(
         inside: (B, G, G) bool ROI; an image without any cell inside has no exemplars and is matched as a whole.
         centroids: (K, D), K at least 1.
         refine: move each landmark by at most half a cell to the top of the quadratic around it (`nms.quadratic`).
-        prior: (B, G, G) added to the similarities before the highest is taken; scores are without it.
+        prior: (B, 1 or K, G, G) added to the similarities before the highest is taken; scores are without it.
     """
     weight = torch.from_numpy(centroids).to(descriptors)
     step = max(1, CHUNK // (len(centroids) * inside[0].numel())) if len(inside) else 1
-    added = torch.zeros_like(descriptors[:, 0]) if prior is None else prior
+    added = torch.zeros_like(descriptors[:, :1]) if prior is None else prior
     chunks = zip(descriptors.split(step), inside.split(step), added.split(step), strict=True)
     parts = [_dense(part, roi, weight, refine, some) for part, roi, some in chunks]
     return Match(*(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)))
@@ -96,7 +96,7 @@ def _dense(
     cosine = product / norm.clamp(min=1e-12)
     own = label[:, None] == torch.arange(len(centroids), device=label.device)[:, None, None]
     roi = inside | ~inside.flatten(1).any(dim=1)[:, None, None]
-    surface = (cosine + prior[:, None]).masked_fill(~roi[:, None], -torch.inf)
+    surface = (cosine + prior).masked_fill(~roi[:, None], -torch.inf)
     exemplar = best(surface.masked_fill(~own, -torch.inf), surface, refine, cosine)
     return (*exemplar, *best(surface, surface, refine, cosine), label)
 

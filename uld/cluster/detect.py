@@ -17,18 +17,24 @@ FAINT = 1e-4  # heat below which all cells are alike
 
 
 @closed(frozen=True, config=CLOSED)
-class DetectParams:
-    """Which maxima of a heat map are points, and what it says where there is none."""
+class PeakParams:
+    """Which maxima of a heat map are points."""
 
     radius: Annotated[int, Field(ge=1)]  # cells in x and in y within which only the highest stays
     threshold: Annotated[float, Field(ge=0, le=1)]
     least: Annotated[int, Field(ge=0)]  # so many highest maxima are points even below the threshold
     cap: Annotated[int, Field(ge=1)]  # most points an image
+
+
+@closed(frozen=True, config=CLOSED)
+class DetectParams(PeakParams):
+    """And what the heat map says where there is none."""
+
     heat: Annotated[float, Field(ge=0)]  # what its logarithm counts for beside the cosine of a dense match; 0: nothing
 
     def prior(self, heat: torch.Tensor) -> torch.Tensor:
-        """What dense matches add to similarities: (B, G, G) of heat (B, C, G, G) in [0, 1]."""
-        return self.heat * heat.amax(1).clamp_min(FAINT).log()
+        """What dense matches add to similarities: (B, 1, G, G) of heat (B, C, G, G) in [0, 1]."""
+        return self.heat * heat.amax(1, keepdim=True).clamp_min(FAINT).log()
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Points:
     descriptor: NDArray[np.float32]
 
 
-def detect(descriptors: torch.Tensor, heat: torch.Tensor, inside: torch.Tensor, params: DetectParams) -> Points:
+def detect(descriptors: torch.Tensor, heat: torch.Tensor, inside: torch.Tensor, params: PeakParams) -> Points:
     """Local maxima inside, moved to the top of the quadratic around them.
 
     Args:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from uld import runtime
 from uld.artifacts import Labels, Landmarks
 from uld.cluster import assign, kmeans
-from uld.cluster.detect import DetectParams, Points, detect
+from uld.cluster.detect import DetectParams, PeakParams, Points, detect
 from uld.cluster.summary import summarise
 from uld.errors import ULDError
 from uld.features import views
@@ -52,7 +52,7 @@ class Pool:
         )
 
 
-def pool(source: Source, rows: Rows, params: DetectParams) -> Pool:
+def pool(source: Source, rows: Rows, params: PeakParams) -> Pool:
     """Detections in the images `rows`, each hand on its own; of several heat maps the highest counts.
 
     Raises:
@@ -135,9 +135,22 @@ class Maps:
     def mark(self, centroids: NDArray[np.float32], params: DetectParams) -> tuple[NDArray[Any], ...]:
         """The columns of `Marks` from `dense_xy` on."""
         match = assign.dense(self.descriptors, self.inside, centroids, True, params.prior(self.heat))
+        return match.best_xy, match.best_score, *self.detected(centroids, params)
+
+    def mark_near(
+        self, centroids: NDArray[np.float32], params: DetectParams, cost: torch.Tensor
+    ) -> tuple[NDArray[Any], ...]:
+        """The same, where it is known about where each landmark lies: `cost` (K, G, G) is taken off its similarities.
+
+        So a landmark is looked for in all cells, not only in those that look like no other landmark.
+        """
+        match = assign.dense(self.descriptors, self.inside, centroids, True, params.prior(self.heat) - cost)
+        return match.dense_xy, match.dense_score, *self.detected(centroids, params)
+
+    def detected(self, centroids: NDArray[np.float32], params: DetectParams) -> tuple[NDArray[Any], ...]:
+        """The columns of `Marks` from `xy` on."""
         points = detect(self.descriptors, self.heat.amax(1), self.inside, params)
-        xy, score = exemplars(points, centroids, len(self.inside))
-        return match.best_xy, match.best_score, xy, score, np.bincount(points.image, minlength=len(self.inside))
+        return *exemplars(points, centroids, len(self.inside)), np.bincount(points.image, minlength=len(self.inside))
 
 
 def match(

@@ -1,7 +1,7 @@
 """Landmarks that look different in different poses: two-stage clustering as methods use it (D-ULD++, section 3.3.2).
 
-Images are clustered by pose code, then each pose finds how the landmarks look in it. Landmarks come from an earlier
-round and stay the same in all poses: the centroids of a pose start from those of all images.
+Images are clustered by pose code, then each pose finds how the landmarks look in it, and where they lie. Landmarks
+come from an earlier round and stay the same in all poses: the centroids of a pose start from those of all images.
 """
 
 from dataclasses import replace
@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from uld import runtime
 from uld.artifacts import Labels, Landmarks, PoseCentroids
-from uld.cluster import kmeans, label, two_stage
+from uld.cluster import kmeans, label, places, two_stage
 from uld.cluster.align import align
 from uld.cluster.detect import DetectParams
 from uld.cluster.label import Marks, Pool
@@ -43,6 +43,9 @@ class TwoStageParams:
     within: Literal["exemplars", "points"]
     prior: Annotated[float, Field(ge=0)]  # exemplars or points that a centroid of all poses counts for in each
     align: Annotated[float, Field(ge=0)] | None  # weight of positions against descriptors; null: slots are as they come
+    # what the squared distance to a landmark's mean place in the pose, in sides of the map, counts for against the
+    # cosine of a dense match; null: matches do not ask where a landmark lies, as in the paper
+    place: Annotated[float, Field(gt=0)] | None
     images: Annotated[int, Field(ge=1)]  # held in memory, at most
 
 
@@ -67,7 +70,7 @@ def discover(
     chosen = np.sort(rng.permutation(rows)[: p.images])
     held = [hold(source, chosen, view) for view in label.hands(source)]
     everywhere = means_at(held, source, previous, count)
-    codes = [encode(source, chosen, one.view) for one in held]
+    codes = [_codes(source, one) for one in held]
     poses = two_stage.pose_clusters(
         np.concatenate(codes),
         p.poses,
@@ -88,10 +91,21 @@ def discover(
         order, drift = align(slots.centroids, slots.xy, poses.centroids, poses.counts, p.align)
         slots = slots.ordered(order)
         figures |= {"drift_moved": drift.moved, "drift_apart": drift.apart}
-    kept = PoseCentroids(poses.centroids, poses.mean, poses.spread, slots.centroids, poses.counts)
+    where = None
+    if p.place is not None:
+        hands = zip(*_of_poses(held, poses), strict=True)
+        found = [places.find(list(h), slots.centroids, poses.centroids, detect, p.place, p.iterations) for h in hands]
+        where = np.stack(found)
+    kept = PoseCentroids(poses.centroids, poses.mean, poses.spread, slots.centroids, poses.counts, where)
     shown = label.picture(points, everywhere, rng)
     figures |= quality(points.descriptor, kmeans.of(points.descriptor, everywhere), rng)
     return Discovery(replace(shown, poses=kept), figures)
+
+
+def _codes(source: Source, held: Held) -> Floats:
+    """Pose codes (n, C) of held images."""
+    assert held.heat is not None, "a model with a pose part has a detector"
+    return torch.cat([source.codes(part) for part in held.heat.split(64)]).cpu().numpy()
 
 
 def encode(source: Source, rows: Rows, view: int) -> Floats:
@@ -123,12 +137,19 @@ def poses_of(labels: Labels, rows: Rows, view: int) -> NDArray[np.int64]:
     return pose
 
 
+def _of_poses(held: list[Held], poses: Poses) -> list[list[Held]]:
+    """The held images of each pose."""
+    pose = np.split(poses.label, np.cumsum([len(one.rows) for one in held])[:-1])
+    return [
+        [one.take(np.flatnonzero(of == q)) for one, of in zip(held, pose, strict=True)]
+        for q in range(len(poses.centroids))
+    ]
+
+
 def _by_exemplars(held: list[Held], poses: Poses, everywhere: Floats, p: TwoStageParams) -> Slots:
     """Centroids of each pose, moved to the mean of their dense matches in its images, and mean places of those."""
-    pose = np.split(poses.label, np.cumsum([len(one.rows) for one in held])[:-1])
     centroids, xy = [], []
-    for q in range(len(poses.centroids)):
-        mine = [one.take(np.flatnonzero(of == q)) for one, of in zip(held, pose, strict=True)]
+    for mine in _of_poses(held, poses):
         images = sum(len(one.rows) for one in mine)
         own = everywhere
         for _ in range(p.iterations):
@@ -155,32 +176,60 @@ def _by_points(source: Source, points: Pool, poses: Poses, everywhere: Floats, p
 
 
 def mark(
-    source: Source, rows: Rows, view: int, poses: PoseCentroids, detect: DetectParams
+    source: Source, rows: Rows, view: int, poses: PoseCentroids, detect: DetectParams, place: float | None
 ) -> tuple[Marks, NDArray[np.int64], Floats]:
     """Landmarks of each image as they look in its own pose.
+
+    Args:
+        place: as in `TwoStageParams`.
 
     Returns:
         The landmarks, and pose (n,) and margin (n,) of the images `rows` (n,).
     """
+    far = _far(source, rows, view, poses, place)
     known = Poses(poses.codes, poses.mean, poses.spread, np.empty(0, np.int64), poses.counts)
     parts = []
     for batch in runtime.batches(rows):
         maps = label.Maps(*source.maps(batch, view), source.inside(batch, view))
         pose, margin = known.assign(source.codes(maps.heat).cpu().numpy())
         of_pose = [np.flatnonzero(pose == q) for q in np.unique(pose)]
-        marked = [maps.take(index).mark(poses.landmarks[pose[index[0]]], detect) for index in of_pose]
+        marked = []
+        for index in of_pose:
+            q, some = pose[index[0]], maps.take(index)
+            marked.append(
+                some.mark(poses.landmarks[q], detect)
+                if far is None
+                else some.mark_near(poses.landmarks[q], detect, far[q].to(some.heat))
+            )
         back = np.argsort(np.concatenate([np.empty(0, np.int64), *of_pose]))
         parts.append((*(np.concatenate(column)[back] for column in zip(*marked, strict=True)), pose, margin))
     *columns, pose, margin = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Marks(rows, view, *columns), pose, margin
 
 
+def _far(source: Source, rows: Rows, view: int, poses: PoseCentroids, place: float | None) -> torch.Tensor | None:
+    """What cells (Q, K, G, G) of a view cost for their distance from the places of each pose; None: nothing."""
+    hands, hand = label.hands(source), int(source.mirrored[view])
+    if place is None or poses.places is None or hand >= min(len(hands), len(poses.places)) or not len(rows):
+        return None
+    known = poses.places[hand].reshape(1, -1, 2)
+    # a view turns all images alike: any of them says where a place of the hand is seen
+    seen = source.to_cells(rows[:1], source.to_image(rows[:1], known, hands[hand]), view)
+    return places.cost(seen[0], source.grid, place).unflatten(0, poses.landmarks.shape[:2])
+
+
 def to_labels(
-    source: Source, rows: Rows, landmarks: Landmarks, detect: DetectParams, join: float | None, fill: float | None
+    source: Source,
+    rows: Rows,
+    landmarks: Landmarks,
+    detect: DetectParams,
+    place: float | None,
+    join: float | None,
+    fill: float | None,
 ) -> tuple[Labels, list[Marks]]:
     """What a round is trained on: labels (pose, landmark) of every image and its mirror image."""
     poses = known_poses(landmarks)
-    found = [mark(source, rows, view, poses, detect) for view in label.hands(source)]
+    found = [mark(source, rows, view, poses, detect, place) for view in label.hands(source)]
     marked = [one for one, _, _ in found]
     labels = label.to_labels(source, marked, join, fill)
     pose = np.empty(len(labels.image), dtype=np.int64)
@@ -190,9 +239,11 @@ def to_labels(
     return replace(labels, pose=pose), marked
 
 
-def find(source: Source, landmarks: Landmarks, rows: Rows, view: int, detect: DetectParams) -> Found:
+def find(
+    source: Source, landmarks: Landmarks, rows: Rows, view: int, detect: DetectParams, place: float | None
+) -> Found:
     """Landmarks, detected and dense, and the pose of each image."""
-    one, pose, margin = mark(source, rows, view, known_poses(landmarks), detect)
+    one, pose, margin = mark(source, rows, view, known_poses(landmarks), detect, place)
     return Found(one.xy, one.score, one.dense_xy, one.dense_score, pose, margin)
 
 

@@ -21,17 +21,22 @@ from uld.methods.base import Source
 
 @dataclass(frozen=True)
 class Held:
-    """Descriptors (n, D, G, G) float16 and ROI (n, G, G) of n images in one view, held in memory."""
+    """What there is to see of n images in one view, held in memory.
+
+    descriptors (n, D, G, G) float16; inside (n, G, G) ROI; heat (n, C, G, G), None of a model without a detector.
+    """
 
     rows: Rows
     view: int
     descriptors: torch.Tensor
     inside: torch.Tensor
+    heat: torch.Tensor | None
 
     def take(self, index: NDArray[np.int64]) -> "Held":
         """Some of the images."""
         at = torch.from_numpy(index).to(self.inside.device)
-        return Held(self.rows[index], self.view, self.descriptors[at], self.inside[at])
+        heat = None if self.heat is None else self.heat[at]
+        return Held(self.rows[index], self.view, self.descriptors[at], self.inside[at], heat)
 
     def matches(self, centroids: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Dense matches of K centroids: xy (n, K, 2) in cells and the descriptors (n, K, D) found there."""
@@ -45,10 +50,17 @@ class Held:
 
 
 def hold(source: Source, rows: Rows, view: int) -> Held:
-    """Read descriptors of a view into memory: 2 D G^2 bytes an image."""
-    batches = runtime.batches(rows)
-    descriptors = torch.cat([source.describe(batch, view).half() for batch in batches])
-    return Held(rows, view, descriptors, torch.cat([source.inside(batch, view) for batch in batches]))
+    """Read a view into memory: (2 D + 4 C) G^2 bytes an image."""
+    descriptors, inside, heat = [], [], []
+    for batch in runtime.batches(rows):
+        if source.detects:
+            seen, hot = source.maps(batch, view)
+            heat.append(hot)
+        else:
+            seen = source.describe(batch, view)
+        descriptors.append(seen.half())
+        inside.append(source.inside(batch, view))
+    return Held(rows, view, torch.cat(descriptors), torch.cat(inside), torch.cat(heat) if heat else None)
 
 
 def recentre(held: list[Held], centroids: NDArray[np.float32], times: int) -> NDArray[np.float32]:

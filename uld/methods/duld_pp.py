@@ -67,7 +67,7 @@ class DULDPP(Method):
     ) -> Marked:
         """Each image gets a pose, and the landmarks as they look in it."""
         p = self.params
-        labels, marked = posed.to_labels(source, rows, landmarks, p.detect, p.join, p.fill)
+        labels, marked = posed.to_labels(source, rows, landmarks, p.detect, p.cluster.place, p.join, p.fill)
         return Marked(labels, label.health(source, marked, labels, previous))
 
     # --- train ---
@@ -80,4 +80,4 @@ class DULDPP(Method):
 
     def find(self, source: Source, landmarks: Landmarks, rows: NDArray[np.int64], view: int = 0) -> Found:
         """The pose of each image, and the landmarks as they look in it."""
-        return posed.find(source, landmarks, rows, view, self.params.detect)
+        return posed.find(source, landmarks, rows, view, self.params.detect, self.params.cluster.place)

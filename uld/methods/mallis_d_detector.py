@@ -18,7 +18,7 @@ from torch import Tensor
 from uld import contrastive, coords, heatmaps, losses, runtime
 from uld.artifacts import Labels, Landmarks
 from uld.cluster import assign, kmeans, label
-from uld.cluster.detect import DetectParams
+from uld.cluster.detect import PeakParams
 from uld.cluster.kmeans import Clusters
 from uld.cluster.quality import quality
 from uld.cluster.summary import summarise
@@ -51,7 +51,7 @@ class MallisDDetectorParams:
     cap: Annotated[int, Field(ge=1)]  # points that k-means sees, at most
     restarts: Annotated[int, Field(ge=1)]
     iterations: Annotated[int, Field(ge=1)]
-    detect: DetectParams  # of the first stage's heat map
+    detect: PeakParams  # of the first stage's heat map
     threshold: Annotated[float, Field(ge=0, le=1)]  # heat below which a landmark is missing; 0: never, as published
     train: PartsParams
 
@@ -180,7 +180,7 @@ def tops(heat: Tensor, inside: Tensor, count: int) -> tuple[Tensor, Tensor]:
     outside = ~(inside | ~inside.flatten(1).any(1)[:, None, None])[:, None]
     # the logarithm of a Gaussian is a paraboloid, whose top the quadratic finds exactly
     surface = heat.log().masked_fill(outside, -torch.inf)
-    return assign.best(surface, surface, True, heat)
+    return assign.best(heat.masked_fill(outside, -torch.inf), surface, True, heat)
 
 
 def groups(head: LearnedHead, p: PartsParams) -> list[dict[str, Any]]:

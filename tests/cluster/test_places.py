@@ -1,0 +1,82 @@
+"""Places of landmarks: the cost of distance, and twins that only their places tell apart."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from uld.cluster import places
+from uld.cluster.detect import DetectParams
+from uld.cluster.recentre import Held
+
+GRID = 16
+DETECT = DetectParams(radius=1, threshold=0.3, least=0, cap=8, heat=0.0)
+HOME, TWIN = np.array([4, 4]), np.array([11, 4])
+
+
+def test_cost_is_the_squared_distance_in_sides_of_the_map() -> None:
+    found = places.cost(np.array([[1, 2], [0, 0.5]], np.float32), 4, 10)
+    assert found.shape == (2, 4, 4)
+    assert found[0, 2, 1] == 0 and found[0, 2, 3].item() == pytest.approx(10 * 4 / 16)
+    assert found[1, 3, 2].item() == pytest.approx(10 * (4 + 6.25) / 16)
+
+
+def pose(images: int, home: float, twin: float, shift: float = 0) -> Held:
+    """Images with two parts, of cosines `home` and `twin` to (1, 0, 0), and heat everywhere."""
+    y, x = torch.meshgrid(torch.arange(float(GRID)), torch.arange(float(GRID)), indexing="ij")
+    like = torch.zeros(GRID, GRID)
+    for (at_x, at_y), cosine in ((HOME, home), (TWIN, twin)):
+        like += cosine * torch.exp(-((x - at_x - shift) ** 2 + (y - at_y) ** 2) / 4)
+    maps = torch.stack([like, (1 - like.square()).clamp_min(0).sqrt(), torch.zeros_like(like)])
+    maps = F.normalize(maps, dim=0).expand(images, -1, -1, -1)
+    ones = torch.ones(images, GRID, GRID)
+    return Held(np.arange(images), 0, maps.half(), ones.bool(), ones[:, None])
+
+
+CENTROIDS = np.tile(np.array([[[1, 0, 0]]], np.float32), (3, 1, 1))
+POSES = np.array([[0.0], [1], [2]], np.float32)  # a line, from the first
+
+
+def both(one: Held, other: Held) -> Held:
+    """The images of two poses as those of one."""
+    assert one.heat is not None and other.heat is not None
+    joined = [torch.cat(pair) for pair in ((one.descriptors, other.descriptors), (one.inside, other.inside))]
+    return Held(np.arange(len(joined[0])), 0, *joined, torch.cat([one.heat, other.heat]))
+
+
+def find(weight: float, held: list[Held] | None = None) -> np.ndarray:
+    held = held or [pose(9, 0.9, 0.8), both(pose(4, 0.8, 0.9, 1), pose(3, 0.9, 0.8, 1)), pose(4, 0.7, 0.9, 2)]
+    return places.find(held, CENTROIDS, POSES, DETECT, weight, 5)[:, 0]
+
+
+def test_places_go_on_from_pose_to_pose() -> None:
+    np.testing.assert_allclose(find(10), HOME + np.array([[0, 0], [1, 0], [2, 0]]), atol=0.3)
+
+
+def test_without_weight_a_twin_takes_over() -> None:
+    found = find(1e-6)
+    np.testing.assert_allclose(found[0], HOME, atol=0.3)
+    np.testing.assert_allclose(found[1], HOME + np.array([1 + 7 * 4 / 7, 0]), atol=0.3)  # four images of seven
+    np.testing.assert_allclose(found[2], TWIN + np.array([2, 0]), atol=0.3)
+
+
+def test_the_largest_pose_starts_where_most_of_its_images_match() -> None:
+    mixed = [both(pose(9, 0.9, 0.8), pose(4, 0.8, 0.9)), pose(4, 0.8, 0.9), pose(4, 0.8, 0.9)]
+    np.testing.assert_allclose(find(10, mixed), np.tile(HOME, (3, 1)), atol=0.3)
+
+
+def test_a_pose_without_images_keeps_the_places_of_its_neighbour() -> None:
+    empty = pose(4, 0.8, 0.9).take(np.empty(0, np.int64))
+    np.testing.assert_allclose(find(10, [pose(9, 0.9, 0.8), empty, pose(4, 0.8, 0.9)]), np.tile(HOME, (3, 1)), atol=0.3)
+
+
+def test_heat_counts_too() -> None:
+    held = pose(4, 0.85, 0.85)
+    assert held.heat is not None
+    hot = held.heat.clone()
+    hot[..., :8] = 0.1
+    leaning = replace(DETECT, heat=0.1)
+    found = places.find([replace(held, heat=hot)], CENTROIDS[:1], POSES[:1], leaning, 1e-6, 1)
+    np.testing.assert_allclose(found[0, 0], TWIN, atol=0.3)

@@ -1,0 +1,63 @@
+"""Where each landmark lies in each pose.
+
+Twins look alike, and a part that turns out of sight leaves its landmark to whatever looks most like it: of an image
+alone nothing tells which is meant. Images of one pose show a part in one place, and of the next pose not far from it.
+So places are found from pose to pose, and a dense match must be worth its distance from the place.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from uld.cluster import assign
+from uld.cluster.align import outward
+from uld.cluster.detect import DetectParams
+from uld.cluster.recentre import Held
+
+Floats = NDArray[np.float32]
+
+
+def cost(places: Floats, grid: int, weight: float) -> torch.Tensor:
+    """`weight` x squared distance (K, grid, grid) of each cell to the places (K, 2) in cells, in sides of the map."""
+    y, x = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
+    gap = torch.stack([x, y], -1) - torch.from_numpy(places)[:, None, None]
+    return weight * gap.square().sum(-1) / grid**2
+
+
+def find(held: list[Held], centroids: Floats, poses: Floats, detect: DetectParams, weight: float, times: int) -> Floats:
+    """Mean places of dense matches, from the largest pose outward along the tree of pose centroids (`align.outward`).
+
+    The largest pose starts from the medians of matches wherever they are, every other from the places of its neighbour,
+    which it keeps if it has no image; then matches and their means take turns.
+
+    Args:
+        held: images of each of Q poses in one view.
+        centroids: (Q, K, D).
+        poses: (Q, C) pose centroids.
+        weight: of the squared distance against the cosine, see `cost`.
+        times: turns.
+
+    Returns:
+        (Q, K, 2) in cells.
+    """
+    counts = np.array([len(one.rows) for one in held])
+    root = int(np.argmax(counts))
+    out = np.zeros((*centroids.shape[:2], 2), dtype=np.float32)
+    out[root] = np.median(_matches(held[root], centroids[root], detect, None), axis=0)
+    for parent, pose in [(root, root), *outward(poses, counts)]:
+        out[pose] = out[parent]
+        for _ in range(times if counts[pose] else 0):
+            far = cost(out[pose], held[pose].inside.shape[-1], weight)
+            out[pose] = _matches(held[pose], centroids[pose], detect, far).mean(0)
+    return out
+
+
+def _matches(held: Held, centroids: Floats, detect: DetectParams, far: torch.Tensor | None) -> Floats:
+    """Dense matches (n, K, 2) in all cells of the held images."""
+    assert held.heat is not None, "poses are codes of heat maps"
+    found = []
+    for part in zip(held.descriptors.split(64), held.inside.split(64), held.heat.split(64), strict=True):
+        descriptors, inside, heat = part
+        prior = detect.prior(heat) if far is None else detect.prior(heat) - far.to(heat)
+        found.append(assign.dense(descriptors.float(), inside, centroids, True, prior).dense_xy)
+    return np.concatenate(found)
