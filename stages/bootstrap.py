@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from uld import artifacts, models, params, runtime
+from uld import artifacts, models, params, ranks, runtime
 from uld.bootstrap import BootstrapParams, bootstrap, teacher
 from uld.crops import Crops
 from uld.features import gates, source
-from uld.features.store import FeatureStore
+from uld.features.online import open_store
 from uld.models import frozen
 from uld.models.frozen import FrozenParams
 
@@ -18,7 +18,7 @@ def main() -> None:
     key = sys.argv[1]
     block = params.read(FrozenParams | BootstrapParams, f"starts.{key}")
     seed = params.read(int, "seed")
-    store = FeatureStore(Path(f"artifacts/features/{block.features}.zarr"))
+    store = open_store(Path(f"artifacts/features/{block.features}.zarr"))
     crops = Crops(Path("artifacts/roi/crops.zarr"))
     boxes = artifacts.read_boxes(Path("artifacts/roi/boxes.csv"))
     rows = np.flatnonzero(boxes["split"].to_numpy() == "train")
@@ -44,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    runtime.run(main)
+    ranks.led(main)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from uld import artifacts, detector, methods, params, runtime
+from uld import artifacts, detector, methods, params, ranks, runtime
 
 
 def main() -> None:
@@ -26,4 +26,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    runtime.run(main)
+    ranks.led(main)

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from uld import artifacts, params, runtime
+from uld import artifacts, params, ranks
 from uld.crops import Crops
 from uld.features import backbone, extract
 from uld.features.extractor import Extractor, ReadoutParams
@@ -28,4 +28,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    runtime.run(main)
+    ranks.divided(main)

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from uld import artifacts, detector, methods, params, roi, runtime
+from uld import artifacts, detector, methods, params, ranks, roi
 
 
 def main() -> None:
@@ -24,4 +24,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    runtime.run(main)
+    ranks.led(main)

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from uld import artifacts, detector, methods, models, params, runtime
+from uld import artifacts, detector, methods, models, params, ranks, runtime
 from uld.methods.base import Training
 
 
@@ -32,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    runtime.run(main)
+    ranks.led(main)

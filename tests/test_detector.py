@@ -96,7 +96,7 @@ class Project:
         cut = Crops(self.root / "roi/crops.zarr")
         shutil.copytree(model, self.root / "backbone")
         reader = Extractor(backbone.load(self.root / "backbone", "float32", trained), READOUT, 0)
-        network = NetworkParams(trained, BANK)
+        network = NetworkParams(trained, "features", BANK)
         extract.fill(self.root / "features/trained.zarr", reader, cut, self.boxes, network, reduction, 0)
         store = FeatureStore(self.root / "features/trained.zarr")
         place = frames(store, cut, self.boxes, GRID)

@@ -25,6 +25,7 @@ from uld.features import backbone as networks
 from uld.features import reduce
 from uld.features.bank import Bank
 from uld.features.extractor import Extractor, ReadoutParams
+from uld.features.online import open_store
 from uld.features.source import GridSource, frames, from_store, live
 from uld.features.store import FeatureStore
 from uld.images import Pixels
@@ -85,7 +86,7 @@ class Detected:
 def cached(features: str, start: str, root: Path = Path("artifacts")) -> tuple[pd.DataFrame, GridSource]:
     """boxes.csv and the descriptors of a model over all its images and views, from the store `features`."""
     boxes = artifacts.read_boxes(root / "roi/boxes.csv")
-    store = FeatureStore(root / "features" / f"{features}.zarr")
+    store = open_store(root / "features" / f"{features}.zarr")
     head = models.load(root / "rounds" / start, store.spec["backbone"]).to(runtime.device())
     return boxes, from_store(store, head, Crops(root / "roi/crops.zarr"), boxes)
 
@@ -93,7 +94,7 @@ def cached(features: str, start: str, root: Path = Path("artifacts")) -> tuple[p
 def trainable(features: str, start: str, root: Path = Path("artifacts")) -> tuple[Head, Bank, str]:
     """A model, the view bank of the training images that it can be trained on, and the backbone's fingerprint."""
     boxes = artifacts.read_boxes(root / "roi/boxes.csv")
-    store = FeatureStore(root / "features" / f"{features}.zarr")
+    store = open_store(root / "features" / f"{features}.zarr")
     backbone = store.spec["backbone"]
     head = models.load(root / "rounds" / start, backbone).to(runtime.device())
     rows = np.flatnonzero(boxes["split"].to_numpy() == "train")

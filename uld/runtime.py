@@ -5,6 +5,7 @@
 | `ULD_DEVICE`   | `auto`, `cpu`, `cuda` or `cuda:1`                           | `auto`      |
 | `ULD_THREADS`  | CPU threads of torch, faiss and OpenCV                      | all cores   |
 | `ULD_BATCH`    | images a forward pass where no gradient is taken            | 32          |
+| `ULD_NPROC`    | processes a stage that runs the diffusion network, a GPU each | 1         |
 | `ULD_WORKERS`  | threads that read training batches ahead; 0: none           | 1           |
 | `ULD_SCRATCH`  | folder for the resume state of unfinished stages            | `.scratch`  |
 | `ULD_RESUME`   | `0` discards the resume state of an unfinished stage        | `1`         |
@@ -13,6 +14,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -23,7 +25,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -34,12 +36,19 @@ from uld.errors import ParamsError, ULDError
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
+T = TypeVar("T")
+
+_fitting: list[int] = []  # images a pass that the GPU's memory was seen to hold, where `ULD_BATCH` was too many
+_locks: dict[Path, int] = {}  # open files that lock the scratch folders that this process uses
+
 
 def device() -> torch.device:
     """The torch device to compute on, from `ULD_DEVICE`."""
     name = os.environ.get("ULD_DEVICE", "auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and processes() > 1:
+        name = f"cuda:{process() % max(1, torch.cuda.device_count())}"
     try:
         chosen = torch.device(name)
     except RuntimeError as error:
@@ -58,7 +67,38 @@ def _integer(name: str, default: int, least: int = 1) -> int:
 
 def batch_size() -> int:
     """Images a forward pass in stages without gradients; results do not depend on it beyond float rounding."""
-    return _integer("ULD_BATCH", 32)
+    return min([_integer("ULD_BATCH", 32), *_fitting])
+
+
+def in_batches(compute: Callable[[int, int], T], count: int) -> Iterator[tuple[int, T]]:
+    """`compute(start, end)` for up to `batch_size()` of `count` images at a time; half as many if memory runs out.
+
+    Yields:
+        start and what was computed.
+
+    Raises:
+        ULDError: the GPU has no memory for a single image.
+    """
+    start = 0
+    while start < count:
+        size = min(batch_size(), count - start)
+        try:
+            done = compute(start, start + size)
+        except torch.OutOfMemoryError:
+            done = None
+        if done is not None:
+            yield start, done
+            start += size
+            continue
+        # outside the handler: while it lasts, the error holds what the failed pass had allocated
+        if size == 1:
+            raise ULDError(
+                "the GPU has no memory for a single image: lower backbones.*.image_size, take readout.dtype bfloat16, "
+                "or free memory that other processes hold."
+            )
+        _fitting[:] = [size // 2]
+        torch.cuda.empty_cache()
+        print(f"out of GPU memory with {size} images a pass: going on with {size // 2} (ULD_BATCH)", flush=True)
 
 
 def batches(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -73,7 +113,22 @@ def workers() -> int:
 
 def threads() -> int:
     """CPU threads of the numeric libraries."""
-    return _integer("ULD_THREADS", os.cpu_count() or 1)
+    return _integer("ULD_THREADS", max(1, (os.cpu_count() or 1) // processes()))
+
+
+def wanted_processes() -> int:
+    """Processes that a stage is to run in (`uld.ranks`)."""
+    return _integer("ULD_NPROC", 1)
+
+
+def processes() -> int:
+    """Processes that this stage runs in, as torchrun says."""
+    return _integer("WORLD_SIZE", 1)
+
+
+def process() -> int:
+    """Which of them this is."""
+    return _integer("RANK", 0, least=0)
 
 
 def offline() -> bool:
@@ -108,10 +163,25 @@ def scratch(stage: str, **identity: Any) -> Path:
     text = json.dumps(identity, sort_keys=True, default=str)
     root = Path(os.environ.get("ULD_SCRATCH") or Path(os.environ.get("DVC_ROOT", ".")) / ".scratch")
     folder = root / f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    if os.environ.get("ULD_RESUME", "1") == "0":
+    _lock(folder)
+    if os.environ.get("ULD_RESUME", "1") == "0" and not process():
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _lock(folder: Path) -> None:
+    """Keep a scratch folder to this process (and those it started) until it ends."""
+    if folder in _locks or process():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(folder.with_name(f".{folder.name}.lock"), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(file)
+        raise ULDError(f"another process is at the same work in {folder}: wait for it, or stop it.") from error
+    _locks[folder] = file
 
 
 class Interrupt:

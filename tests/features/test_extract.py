@@ -21,7 +21,7 @@ from uld.features.extractor import Extractor, ReadoutParams
 from uld.features.reduce import ReduceParams
 from uld.features.store import FeatureStore
 
-BANK = NetworkParams(True, (ViewParams(False, 0, 1), ViewParams(True, 0, 1), ViewParams(False, 90, 1)))
+BANK = NetworkParams(True, "features", (ViewParams(False, 0, 1), ViewParams(True, 0, 1), ViewParams(False, 90, 1)))
 
 
 @pytest.fixture
@@ -81,6 +81,7 @@ def test_the_store_says_what_it_holds(fill: Callable[..., FeatureStore], reader:
         "seed": 0,
         "bank": [[False, 0, 1], [True, 0, 1], [False, 90, 1]],
         "reduce": None,
+        "keep": "features",
     }
     assert opened.names == reader.names()
     assert opened.mirrored.tolist() == [False, True, False]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from uld import coords, runtime
+from uld import coords, ranks, runtime
 from uld.crops import Crops
 from uld.features import reduce, store
 from uld.features.extractor import Extractor
 from uld.features.reduce import ReduceParams, Reduction
-from uld.features.store import Features
+from uld.features.store import LATENT, Features
 from uld.params import CLOSED
 
 
@@ -34,6 +34,8 @@ class NetworkParams:
     """One feature store: the backbone's weights or the same network with random ones, and the views to run."""
 
     trained: bool
+    # features: feature maps; latents: what the UNet denoises, from which the maps are computed whenever they are read
+    keep: Literal["features", "latents"]
     views: Annotated[tuple[ViewParams, ...], Field(min_length=1)]
 
 
@@ -55,16 +57,26 @@ def fill(
     spec = specification(extractor, crops, network, reduction, seed)
     scratch = runtime.scratch(f"features-{path.stem}", **spec)
     views = np.stack([coords.view(crops.size, v.mirror, v.rotate, v.scale) for v in network.views])
+    if runtime.process():
+        ranks.wait()  # the first process fits it and keeps it for all
     reducer = _reducer(scratch, extractor, crops, boxes, reduction, seed)
-    example = _pass(extractor, reducer, crops, np.arange(1), views[0])
-    shapes = {name: (int(v.shape[1]), int(v.shape[2]), int(v.shape[3])) for name, v in example.items()}
+    if not runtime.process():
+        ranks.wait()
+
+    def kept(rows: NDArray[np.int64], affine: coords.Affine) -> Features:
+        latent = extractor.encode(_images(extractor, crops, rows, affine))
+        if network.keep == "latents":
+            return {LATENT: latent}
+        features = extractor.features(latent)
+        return features if reducer is None else reducer(features)
 
     def compute(first: int, end: int) -> Iterator[tuple[int, int, Features]]:
-        size = runtime.batch_size()
-        for start in range(first, end, size):
-            rows = np.arange(start, min(start + size, end))
-            for v, affine in enumerate(views):
-                yield start - first, v, _pass(extractor, reducer, crops, rows, affine)
+        for v, affine in enumerate(views):
+            passes = runtime.in_batches(lambda a, b: kept(np.arange(first + a, first + b), affine), end - first)  # noqa: B023 - used up before the next view
+            yield from ((offset, v, features) for offset, features in passes)
+
+    example = kept(np.arange(1), views[0])
+    shapes = {name: (int(v.shape[1]), int(v.shape[2]), int(v.shape[3])) for name, v in example.items()}
 
     store.build(path, scratch, spec, views, np.array([v.mirror for v in network.views]), compute, shapes)
 
@@ -87,6 +99,7 @@ def specification(
         "seed": seed,
         "bank": [[v.mirror, v.rotate, v.scale] for v in network.views],
         "reduce": None if reduction is None else [reduction.dims, reduction.images],
+        "keep": network.keep,
     }
 
 
@@ -95,13 +108,10 @@ def as_images(pixels: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
     return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255
 
 
-def _pass(
-    extractor: Extractor, reducer: Reduction | None, crops: Crops, rows: NDArray[np.int64], affine: coords.Affine
-) -> Features:
+def _images(extractor: Extractor, crops: Crops, rows: NDArray[np.int64], affine: coords.Affine) -> torch.Tensor:
     # neighbouring rows are read as one slice: fancy indexing is slow on a sharded array
-    images = as_images(crops.images(slice(int(rows[0]), int(rows[-1]) + 1)), extractor.backbone.alphas.device)
-    features = extractor(coords.warp(images, affine))
-    return features if reducer is None else reducer(features)
+    pixels = crops.images(slice(int(rows[0]), int(rows[-1]) + 1))
+    return coords.warp(as_images(pixels, extractor.backbone.alphas.device), affine)
 
 
 def _reducer(

@@ -1,7 +1,7 @@
 """Read features out of a diffusion UNet: which layers, at which noise levels, reached how."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Annotated, Any, Literal
 
 import torch
@@ -67,19 +67,33 @@ class Extractor(nn.Module):
         """Array names of the features, timestep by timestep: `l<block><resnet>_t<timestep>`."""
         return [name(layer, t) for t in self.params.timesteps for layer in self.params.layers]
 
-    @torch.no_grad()
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Features {name: (B, C, h, w) float32} of images (B, 3, S, S) in [0, 1], resized to the model's own size."""
+        return self.features(self.encode(images))
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """What the UNet denoises, (B, C, s, s) float32, of images as above."""
         device = self.backbone.alphas.device
         images = images.to(device) * 2 - 1
         size = self.backbone.image_size
         if images.shape[-1] != size:
             images = nn.functional.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
-        latent = self.codec(images.to(self.dtype, memory_format=torch.channels_last)).float()
+        latent: Tensor = self.codec(images.to(self.dtype, memory_format=torch.channels_last))
+        return latent.float()
+
+    @torch.no_grad()
+    def features(self, latent: Tensor, timesteps: Collection[int] | None = None) -> dict[str, Tensor]:
+        """Features of what `encode` gives.
+
+        Args:
+            timesteps: those that are wanted; None: all.
+        """
+        wanted = [t for t in self.params.timesteps if timesteps is None or t in timesteps]
         if self.params.policy == "invert":
-            return self._invert(latent)
+            return self._invert(latent, wanted)
         out = {}
-        for t in self.params.timesteps:
+        for t in wanted:
             alpha = self.alpha(t)
             noisy = (
                 latent if self.params.policy == "clean" else alpha.sqrt() * latent + (1 - alpha).sqrt() * self.noise[t]
@@ -118,16 +132,16 @@ class Extractor(nn.Module):
         finally:
             self._catching = False
 
-    def _invert(self, latent: Tensor) -> dict[str, Tensor]:
+    def _invert(self, latent: Tensor, wanted: list[int]) -> dict[str, Tensor]:
         """DDIM inversion: each call is conditioned on the timestep that the latent is at (the source)."""
         out: dict[str, Tensor] = {}
-        last = max(self.params.timesteps)
+        last = max(wanted)
         for source, target in zip(self._schedule, self._schedule[1:], strict=False):
             if source == last:
                 break
             with self._catch(stop=False):
                 noise = self.denoise(latent, source)
-            if source in self.params.timesteps:
+            if source in wanted:
                 out |= self._named(source)
             latent = ddim_step(latent, noise, self.alpha(source), self.alpha(target))
         return out | self._read(latent, last)

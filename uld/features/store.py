@@ -21,11 +21,13 @@ import zarr
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from uld import runtime
+from uld import ranks, runtime
 from uld.errors import ArtifactError
 
 SHARD_BYTES = 64 * 2**20  # of all arrays together: bounds the writer's memory whatever the number of images
 OPEN_MAPS = 8192  # chunk files mapped at a time: systems allow some 65,000 in a process
+
+LATENT = "latent"  # the array of a store that keeps what features are computed from (`online.LatentStore`)
 
 Features = dict[str, torch.Tensor]
 
@@ -121,21 +123,30 @@ def build(
     shard = min(rows, shard_rows(shapes, count))  # a chunk file has its full size however few rows there are
     spec = spec | {"arrays": list(shapes), "shard": shard}
     partial = scratch / "store.zarr"
-    group = _open_partial(partial, shapes, rows, count, shard)
+    if runtime.process() == 0:
+        _open_partial(partial, shapes, rows, count, shard)
+    ranks.wait()
+    group = zarr.open_group(partial, mode="r+")
     starts = range(0, rows, shard)
-    todo = [a for a in starts if not _marker(scratch, a).exists()]
+    left = [a for a in starts if not _marker(scratch, a).exists()]
+    ranks.wait()  # until all have counted
+    todo = left[runtime.process() :: runtime.processes()]
     with (
         runtime.interruptible() as interrupt,
-        _progress(rows, rows - sum(min(shard, rows - a) for a in todo)) as advance,
+        _progress(rows, rows - sum(min(shard, rows - a) for a in left)) as advance,
     ):
-        for kept, first in enumerate(todo, len(starts) - len(todo)):
+        for first in todo:
             if interrupt:
+                kept = sum(_marker(scratch, a).exists() for a in starts)
                 raise runtime.Interrupted(f"{kept} of {len(starts)} shards are kept; run again to go on.")
             end = min(first + shard, rows)
             for name in shapes:  # zarr would read what a killed run left of it
                 shutil.rmtree(partial / name / "c" / str(first // shard), ignore_errors=True)
             _write_shard(group, first, end, count, shapes, compute(first, end), advance)
             _marker(scratch, first).touch()
+    ranks.wait()
+    if runtime.process():
+        return
     group.attrs.update({"spec": spec, "views": views.tolist(), "mirrored": mirrored.tolist()})
     for extra in scratch.glob("*.safetensors"):  # the reduction travels with the values it made
         shutil.copy(extra, partial)
@@ -165,9 +176,10 @@ def shard_rows(shapes: dict[str, tuple[int, int, int]], views: int) -> int:
     return max(1, SHARD_BYTES // row)
 
 
-def _open_partial(path: Path, shapes: dict[str, tuple[int, int, int]], rows: int, views: int, shard: int) -> zarr.Group:
+def _open_partial(path: Path, shapes: dict[str, tuple[int, int, int]], rows: int, views: int, shard: int) -> None:
+    """Make the store that is to be filled, unless an interrupted run has."""
     if path.exists():
-        return zarr.open_group(path, mode="r+")
+        return
     for stale in path.parent.glob("done-*"):  # of a store that was moved away, killed before it cleaned up
         stale.unlink()
     building = path.with_name("creating.zarr")
@@ -183,7 +195,6 @@ def _open_partial(path: Path, shapes: dict[str, tuple[int, int, int]], rows: int
             fill_value=float("nan"),
         )
     os.replace(building, path)  # all arrays or none: a kill in between leaves nothing to resume from
-    return zarr.open_group(path, mode="r+")
 
 
 def _write_shard(

@@ -112,7 +112,7 @@ def fit(
         xy = coords.cells(params.grid)[chosen] + rng.uniform(-0.5, 0.5, (params.points, 2))
         parts = [_at(features[name], xy, params.grid, params.centre) for name in names]
         channels = [part.shape[1] for part in parts]
-        samples.append(torch.cat(parts, 1))
+        samples.append(torch.cat(parts, 1).cpu())
     table = torch.cat(samples)
     if params.dims > min(table.shape):
         raise ULDError(f"starts: dims {params.dims} exceeds the {table.shape[1]} channels or {len(table)} points read.")

@@ -1,0 +1,77 @@
+"""Stages in two processes (gloo): the same results as in one, up to the rounding of smaller batches."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from smoke.project import Project
+from uld.features.store import FeatureStore
+
+# one image a shard
+SHARDS = """
+import runpy
+from uld.features import store
+store.SHARD_BYTES, write = 1, store._write_shard
+def writing(group, first, *rest):
+    print("shard", first, flush=True)
+    write(group, first, *rest)
+store._write_shard = writing
+runpy.run_path("stages/features.py", run_name="__main__")
+"""
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+
+@pytest.mark.parametrize("reduce", [None, {"dims": 4, "images": 8}])
+def test_shards_are_divided(project: Project, reduce: object) -> None:
+    project.set(reduce=reduce)
+    (project.root / "shards.py").write_text(SHARDS)
+    kept = []
+    for command in ((sys.executable,), TORCHRUN):
+        said = project.run(*command, "shards.py", "trained")
+        assert sorted(int(line.split()[1]) for line in said.splitlines() if line.startswith("shard")) == [*range(24)]
+        store = FeatureStore(project.root / "artifacts/features/trained.zarr")
+        kept.append({(name, v): store.read(np.arange(24), v, [name])[name] for name in store.names for v in range(3)})
+        assert not list((project.root / ".scratch").glob("features-*"))
+    assert kept[0].keys() == kept[1].keys() and len(kept[0]) == 6
+    for name, value in kept[0].items():
+        torch.testing.assert_close(kept[1][name], value, rtol=0, atol=0)  # a pass is an image of a view in both
+
+
+def test_latents_are_read_by_all(project: Project) -> None:
+    project.set(**{"networks.trained.keep": "latents"})
+    project.run(sys.executable, "-m", "stages.features", "trained", ULD_NPROC="2")
+    heads = []
+    for count in ("1", "2"):
+        project.run(sys.executable, "-m", "stages.bootstrap", "silk", ULD_NPROC=count)
+        heads.append(load_file(project.root / "artifacts/rounds/silk/head.safetensors"))
+    assert heads[0].keys() == heads[1].keys()
+    for name, value in heads[0].items():
+        torch.testing.assert_close(heads[1][name], value, atol=2e-3, rtol=2e-3)
+
+
+def test_a_mistake_ends_all_processes(project: Project) -> None:
+    project.set(**{"networks.trained.keep": "latents"})
+    project.run(sys.executable, "-m", "stages.features", "trained")
+    (project.root / "artifacts/backbone/backbone.json").unlink()
+    done = project.attempt(sys.executable, "-m", "stages.bootstrap", "silk", ULD_NPROC="2")
+    assert done.returncode != 0 and "error: " in done.stderr
+
+
+def test_two_runs_of_one_stage(fresh: Project) -> None:
+    fresh.set(**{"backbones.tiny.max_steps": 5000, "backbones.tiny.patience": 500})
+    for stage in ("data", "roi"):
+        fresh.run(sys.executable, "-m", f"stages.{stage}")
+    first = fresh.start(sys.executable, "-m", "stages.backbone")
+    assert first.stdout is not None
+    next(line for line in first.stdout if line.startswith("backbone step 10:"))
+    second = fresh.attempt(sys.executable, "-m", "stages.backbone")
+    assert second.returncode == 2 and "another process is at the same work in" in second.stderr
+    first.terminate()
+    first.communicate(timeout=120)
+    third = fresh.start(sys.executable, "-m", "stages.backbone")
+    assert third.stdout is not None and any(line.startswith("backbone step") for line in third.stdout)
+    third.kill()
+    third.communicate()

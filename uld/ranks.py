@@ -1,0 +1,122 @@
+"""A stage in several processes, one a GPU: with `ULD_NPROC` a stage that runs the diffusion network starts anew as that
+many processes under `torchrun`.
+
+The frozen network takes nearly all of the time and none of the decisions, so its passes alone are divided. The store of
+features is filled shard by shard, each process its own (`divided`). Every other stage runs in the first process as
+ever, which alone draws, trains and writes; whenever it reads a store of latents the other ones run their share of that
+batch (`led`, `spread`). Results are those of one process up to the rounding of smaller batches.
+"""
+
+import contextlib
+import datetime
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from uld import runtime
+from uld.errors import ULDError
+
+Tensors = dict[str, torch.Tensor]
+
+_PATIENCE = datetime.timedelta(days=7)  # a served process may wait as long as the first one trains
+
+_served: dict[str, Callable[[Any], Tensors]] = {}
+_broken: list[str] = []  # work that was asked for and not yet received: after an error the others wait in vain
+
+
+def divided(main: Callable[[], None]) -> None:
+    """Run a stage that divides its work itself: `main` in every process."""
+    _relaunch()
+    with _group():
+        runtime.run(main)
+
+
+def led(main: Callable[[], None]) -> None:
+    """Run a stage in the first process, whose calls of `spread` the others serve."""
+    _relaunch()
+    with _group():
+        if runtime.process():
+            runtime.run(_serve)
+            return
+        try:
+            runtime.run(main)
+        finally:
+            if runtime.processes() > 1 and not _broken:
+                _tell(None)
+
+
+def wait() -> None:
+    """Go on when all processes are here."""
+    if runtime.processes() > 1:
+        dist.barrier()
+
+
+def offer(kind: str, compute: Callable[[Any], Tensors]) -> None:
+    """Name the work that `spread` may ask of this process: every process must have done so."""
+    _served[kind] = compute
+
+
+def spread(kind: str, tasks: list[Any]) -> list[Tensors]:
+    """The results of one task a process, in order; all have the same shapes. Only the first process may call it."""
+    _broken.append(kind)
+    _tell((kind, tasks))
+    found: dict[str, list[torch.Tensor]] = {}
+    for name, value in _served[kind](tasks[0]).items():
+        found[name] = [torch.empty_like(value) for _ in tasks]
+        dist.gather(value.contiguous(), found[name])
+    _broken.clear()
+    return [{name: values[i] for name, values in found.items()} for i in range(len(tasks))]
+
+
+def _serve() -> None:
+    """Do what the first process asks, until it asks for nothing."""
+    with runtime.interruptible():  # it is the first process that stops at a safe point
+        while (asked := _told()) is not None:
+            kind, tasks = asked
+            for value in _served[kind](tasks[runtime.process()]).values():
+                dist.gather(value.contiguous())
+
+
+def _tell(message: object) -> None:
+    dist.broadcast_object_list([message], device=torch.device("cpu"))
+
+
+def _told() -> Any:
+    box: list[Any] = [None]
+    dist.broadcast_object_list(box, device=torch.device("cpu"))
+    return box[0]
+
+
+@contextlib.contextmanager
+def _group() -> Iterator[None]:
+    """Where there are several processes, let them speak with each other."""
+    if runtime.processes() > 1:
+        runtime.run(_join)
+    yield
+    if runtime.processes() > 1:
+        dist.destroy_process_group()
+
+
+def _join() -> None:
+    device = runtime.device()
+    if device.type == "cuda":
+        if runtime.processes() > torch.cuda.device_count():
+            raise ULDError(f"ULD_NPROC={runtime.processes()} but there are {torch.cuda.device_count()} GPUs.")
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+
+
+def _relaunch() -> None:
+    """Become `torchrun` of this stage, if several processes are wanted and this is none of them."""
+    count = runtime.wanted_processes()
+    spec = sys.modules["__main__"].__spec__
+    if count == 1 or runtime.processes() > 1:
+        return
+    sys.stdout.flush()
+    this = [sys.argv[0]] if spec is None else ["-m", spec.name]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    os.execv(sys.executable, [sys.executable, *torchrun, *this, *sys.argv[1:]])
