@@ -1,5 +1,6 @@
 """The command `uld`. Each command reads its arguments and calls one function; heavy imports wait until then."""
 
+import shutil
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -189,14 +190,21 @@ def faces3d(
     _run(work)
 
 
-@app.command(epilog="`uld doctor`")
-def doctor() -> None:
+@app.command(epilog="`uld doctor`; `uld doctor --plan`: disk and hours of the ways to keep features")
+def doctor(
+    plan: Annotated[bool, typer.Option("--plan", help="what params.yaml will cost; begins no work")] = False,
+) -> None:
     """Check what is installed, and that all is there that params.yaml needs; exit code 1 if not."""
 
     def work() -> None:
-        from uld import doctor
+        from uld import doctor, params
+        from uld import plan as costs
 
-        if not doctor.report(doctor.examine(PARAMS)):
+        if plan:
+            fits = costs.show(params.load(PARAMS), shutil.disk_usage(".").free)
+        else:
+            fits = doctor.report(doctor.examine(PARAMS))
+        if not fits:
             raise typer.Exit(1)
 
     _run(work)

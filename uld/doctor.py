@@ -139,10 +139,10 @@ def _dataset(tree: dict[str, Any]) -> str:
     name, source = tree["dataset"], Path(tree["source"])
     if not source.is_dir():
         raise ULDError(f"{source} is no folder: set `source` in params.yaml to the folder of the images.")
-    return f"{name}: {_images(tree)} image files below {datasets.root(name, source)}"
+    return f"{name}: {images(tree)} image files below {datasets.root(name, source)}"
 
 
-def _images(tree: dict[str, Any]) -> int:
+def images(tree: dict[str, Any]) -> int:
     """Files that the data stage would look at."""
     name = tree["dataset"]
     kind = datasets.kind(name)
@@ -185,14 +185,14 @@ def _disk(tree: dict[str, Any]) -> str:
     need = store_bytes(tree)
     if need > free:
         raise artifacts.ArtifactError(
-            f"feature stores of up to {need / 1e9:.1f} GB do not fit into {free / 1e9:.1f} GB: set `reduce`, or take "
-            "fewer views, layers or timesteps."
+            f"feature stores of up to {need / 1e9:.1f} GB do not fit into {free / 1e9:.1f} GB: set `reduce` or "
+            "networks.*.keep: latents, or take fewer views, layers or timesteps (`uld doctor --plan`)."
         )
     return f"{free / 1e9:.1f} GB free; feature stores take up to {need / 1e9:.2f} GB"
 
 
 def store_bytes(tree: dict[str, Any]) -> int:
-    """Bytes of all feature stores before compression: float16, each image, view, timestep and layer.
+    """Bytes of all feature stores: float16, each image and view, its latent or each timestep and layer of it.
 
     Up block i of n has the width of the i-th down block from behind, and its resnets run at 1 / 2^(n - 1 - i) of the
     latent's side.
@@ -201,26 +201,27 @@ def store_bytes(tree: dict[str, Any]) -> int:
         BackboneError: a pinned backbone is not there.
     """
     readout, reduction = blocks.read("readout", tree), blocks.read("reduce", tree)
-    widths, side = _unet(tree)
+    widths, side, latent = _unet(tree)
     cells = 0
     for block, _ in readout.layers:
         channels = widths[-1 - block]
-        kept = channels if reduction is None else min(reduction.dims, channels)
-        cells += kept * (side >> (len(widths) - 1 - block)) ** 2
-    views = sum(len(blocks.read(f"networks.{name}", tree).views) for name in tree["networks"])
-    return 2 * _images(tree) * views * len(readout.timesteps) * cells
+        stored = channels if reduction is None else min(reduction.dims, channels)
+        cells += stored * (side >> (len(widths) - 1 - block)) ** 2
+    kept = {"features": len(readout.timesteps) * cells, "latents": latent * side**2}
+    networks = [blocks.read(f"networks.{name}", tree) for name in tree["networks"]]
+    return 2 * images(tree) * sum(len(network.views) * kept[network.keep] for network in networks)
 
 
-def _unet(tree: dict[str, Any]) -> tuple[list[int], int]:
-    """Channels of the down blocks, and the side of the latent."""
+def _unet(tree: dict[str, Any]) -> tuple[list[int], int, int]:
+    """Channels of the down blocks, and the side and the channels of the latent."""
     block = blocks.read(f"backbones.{tree['backbone']}", tree)
     if isinstance(block, TrainParams):
-        return list(block.widths), block.image_size // block.factor
+        return list(block.widths), block.image_size // block.factor, block.channels * block.factor**2
     root = backbone.fetch(block.path, block.revision)
     unet, vae, sidecar = (_json(root / part) for part in ("unet/config.json", "vae/config.json", backbone.SIDECAR))
     channels = sidecar.get("channels", 3)
     factor = 2 ** (len(vae["block_out_channels"]) - 1) if vae else round((unet["in_channels"] / channels) ** 0.5)
-    return unet["block_out_channels"], block.image_size // factor
+    return unet["block_out_channels"], block.image_size // factor, unet["in_channels"]
 
 
 def _json(path: Path) -> dict[str, Any]:

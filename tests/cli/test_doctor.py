@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from uld import blocks, doctor, edit, params
+from uld import blocks, doctor, edit, params, plan
 from uld.features import backbone
 from uld.features.extractor import Extractor, ReadoutParams
 
@@ -223,6 +223,53 @@ def test_sd15_by_hand(ready, monkeypatch) -> None:
     expected = 2 * 3 * (3 + 2) * 64 * (16**2 + 2 * 32**2 + 64**2)
     assert doctor.store_bytes(params.load(ready / "params.yaml")) == expected
     assert findings()["backbone"].there is False  # no weights in it
+
+
+def test_latents_by_hand(ready) -> None:
+    """Grey 64 px crops in blocks of 2 x 2: as many numbers as pixels."""
+    put(ready / "params.yaml", networks__trained__keep="latents", networks__untrained__keep="latents")
+    assert doctor.store_bytes(params.load(ready / "params.yaml")) == 2 * 3 * (3 + 2) * 64 * 64
+
+
+# --- the plan ---
+
+
+def test_the_plan_counts_what_the_stores_hold(ready) -> None:
+    path = ready / "params.yaml"
+    tree = params.load(path)
+    whole, reduced, latents = plan.ways(tree, plan.one_pass(tree))
+    assert whole.chosen and not reduced.chosen and not latents.chosen
+    assert whole.disk == doctor.store_bytes(tree)
+    put(path, reduce={"dims": 64, "images": 1})
+    assert reduced.disk == doctor.store_bytes(params.load(path))
+    put(path, networks__trained__keep="latents", networks__untrained__keep="latents")
+    assert latents.disk == doctor.store_bytes(params.load(path))
+    assert [way.chosen for way in plan.ways(params.load(path), plan.one_pass(tree))] == [False, False, True]
+    assert whole.flop == reduced.flop < latents.flop  # many stages read, few views are there
+
+
+def test_the_plan_counts_passes(ready, pixel_folder: Path) -> None:
+    path = ready / "params.yaml"
+    put(path, backbone="sd15", backbones__sd15__path=str(pixel_folder), backbones__sd15__image_size=32)
+    layers = [[0, 0], [1, 0]]
+    put(path, readout__layers=layers, starts__frozen__layers=layers[:1], starts__silk__projection__layers=layers[:1])
+    put(path, starts__silk__model__layers=layers)
+    three = plan.one_pass(params.load(path))
+    put(path, readout__timesteps=[74], starts__silk__model__timesteps=[74])
+    one = plan.one_pass(params.load(path))
+    assert three.read == pytest.approx(3 * one.read) and one.encode == three.encode == 0
+    assert one.latent == 12 * 16**2 and one.read > 1e6
+    assert set(one.maps) == {"l00_t74", "l10_t74"} and len(three.maps) == 6
+
+
+def test_the_plan_is_printed_and_refused(ready, uld, monkeypatch) -> None:
+    monkeypatch.setattr(plan, "speed", lambda dtype: 1e12)
+    done = uld("doctor", "--plan")
+    assert done.exit_code == 0, done.output
+    assert "> features as they are" in done.output and "3 images" in done.output
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
+    assert uld("doctor", "--plan").exit_code == 1
 
 
 def test_the_hub_is_not_asked(ready, monkeypatch) -> None:

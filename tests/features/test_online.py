@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from uld import params, plan
 from uld.crops import Crops
 from uld.errors import ArtifactError
 from uld.features import backbone, extract
@@ -97,3 +98,19 @@ def test_latents_are_small(stores: Any) -> None:
     kept, online = stores()
     size = [sum(f.stat().st_size for f in store.path.rglob("*") if f.is_file()) for store in (kept, online)]
     assert size[1] < size[0] / 4
+
+
+def test_the_plan_knows_the_autoencoder_and_the_text(tmp_path: Path, sd_folder: Path) -> None:
+    tree = params.load(Path(__file__).parents[2] / "params.yaml")
+    tree["backbone"] = "sd15"
+    tree["backbones"]["sd15"] |= {"path": str(sd_folder), "image_size": 16}
+    tree["readout"] |= {"layers": [[0, 0], [1, 0]], "timesteps": [24]}
+    one = plan.one_pass(tree)
+    extractor = Extractor(
+        backbone.load(sd_folder), ReadoutParams(((0, 0), (1, 0)), (24,), "add_noise", 50, "float32"), 0
+    )
+    latent = extractor.encode(torch.rand(1, 3, 16, 16))
+    assert one.latent == latent.numel() and one.encode > 0 and one.read > 0
+    want = {name: value.shape[1:] for name, value in extractor.features(latent).items()}
+    assert one.maps == {name: shape[0] for name, shape in want.items()}
+    assert one.cells == {name: shape[1] * shape[2] for name, shape in want.items()}
