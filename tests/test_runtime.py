@@ -190,3 +190,56 @@ def test_a_real_process_ends_without_a_traceback() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: no image in /photos\n")
+
+
+# --- memory and other processes ---
+
+
+@pytest.fixture
+def _whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_fitting", [])
+    monkeypatch.setenv("ULD_BATCH", "8")
+
+
+def crowded(limit: int) -> tuple[list[int], Callable[[int, int], list[int]]]:
+    """Work that needs memory for each image, of which there is some for `limit`; and the sizes that were tried."""
+    tried: list[int] = []
+
+    def compute(start: int, end: int) -> list[int]:
+        tried.append(end - start)
+        if end - start > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return list(range(start, end))
+
+    return tried, compute
+
+
+@pytest.mark.usefixtures("_whole_batches")
+def test_batches_are_halved_when_memory_runs_out(capsys: pytest.CaptureFixture[str]) -> None:
+    tried, compute = crowded(3)
+    found = dict(runtime.in_batches(compute, 11))
+    assert tried == [8, 4, 2, 2, 2, 2, 2, 1] and [i for part in found.values() for i in part] == list(range(11))
+    assert list(found) == [0, 2, 4, 6, 8, 10] and runtime.batch_size() == 2  # and it stays so
+    assert "out of GPU memory with 8 images a pass: going on with 4 (ULD_BATCH)" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("_whole_batches")
+def test_no_memory_for_one_image() -> None:
+    with pytest.raises(ULDError, match="no memory for a single image"):
+        list(runtime.in_batches(crowded(0)[1], 3))
+    assert list(runtime.in_batches(crowded(0)[1], 0)) == []
+
+
+def test_one_process_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ULD_SCRATCH", str(tmp_path))
+    folder = runtime.scratch("stage", seed=1)
+    assert runtime.scratch("stage", seed=1) == folder  # this process may ask again
+    again = "from uld import runtime; print(runtime.scratch('stage', seed=%d))"
+
+    def other(seed: int) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", again % seed], capture_output=True, text=True)
+
+    assert other(2).returncode == 0
+    assert f"another process is at the same work in {folder}: wait for it" in other(1).stderr
+    os.close(runtime._locks.pop(folder))
+    assert other(1).returncode == 0
