@@ -93,7 +93,10 @@ def table(
     def work() -> None:
         from uld import experiments as kept
         from uld import table
+        from uld.errors import ULDError
 
+        if experiments and metrics != Path("metrics"):
+            raise ULDError("--experiments are read from DVC and --metrics from a folder: give one of them.")
         choice = table.Choice(protocol, markup, points.value, every, table.named(name) if name else None)
         results = kept.results(choice) if experiments else table.of_run(choice, metrics)
         table.show(table.with_paper(results) if published else results, format.value)

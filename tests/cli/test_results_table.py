@@ -200,6 +200,11 @@ def cell(forward: float, k: int, q: int, **more: object) -> dict:
     return revision({"a": {"data": tree(forward, backward_nme=3.0)}}, landmarks=k, steps={"q": q}, **more)
 
 
+def test_experiments_are_not_in_a_folder(run, uld) -> None:
+    done = uld("table", "--experiments", "--metrics", "results/orl")
+    assert done.exit_code == 2 and "give one of them" in done.output
+
+
 def test_a_grid_of_two_params(run, monkeypatch, uld) -> None:
     shown = exp_show(cell(8, 10, 5, seed=0), cell(6, 10, 5, seed=1), cell(5, 10, 20, seed=0), cell(4, 30, 5, seed=0))
     monkeypatch.setattr(experiments, "shown", lambda: shown)
