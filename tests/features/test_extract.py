@@ -128,15 +128,15 @@ def test_an_interrupted_reduction_goes_on_with_the_same_one(
     reduced = ReduceParams(dims=4, images=3)
     whole = fill("whole", reduced)
     monkeypatch.setattr(store, "SHARD_BYTES", 1)  # a row a shard
-    write, seen = store._write_shard, []
+    compute, seen = store._compute_shard, []
 
-    def stop(group: Any, first: int, *rest: Any) -> None:
+    def stop(first: int, *rest: Any) -> store.Block:
         seen.append(first)
-        write(group, first, *rest)
         if seen == [0, 1]:
             os.kill(os.getpid(), signal.SIGTERM)
+        return compute(first, *rest)
 
-    monkeypatch.setattr(store, "_write_shard", stop)
+    monkeypatch.setattr(store, "_compute_shard", stop)
     with pytest.raises(runtime.Interrupted, match="2 of 7 shards are kept"):
         fill("part", reduced)
     monkeypatch.setattr(reduce, "fit", None)  # not again

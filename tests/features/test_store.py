@@ -1,5 +1,6 @@
 """The feature store: what goes in comes out, and what does not fit is refused."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 import torch
 import zarr
 
-from tests.features.filling import ROWS, SHAPES, SHARD_BYTES, VIEWS, Counting, build, compute, fail, value
+from tests.features.filling import ROWS, SHAPES, SHARD_BYTES, VIEWS, Counting, build, compute, digest, fail, value
 from uld import coords, runtime
 from uld.errors import ArtifactError
 from uld.features import store
@@ -68,6 +69,29 @@ def test_memory_is_bounded_by_the_shard() -> None:
     for views in (1, 4):
         rows = store.shard_rows(SHAPES, views)
         assert rows * 2 * views * (3 * 16 + 2 * 64) <= store.SHARD_BYTES
+
+
+def test_a_shard_is_written_while_the_next_one_is_computed(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not the one after that: two are in memory."""
+    write, begun, seen = store._write_shard, threading.Event(), []
+
+    def writing(group: Any, first: int, block: store.Block) -> None:
+        assert begun.wait(60)
+        write(group, first, block)
+        seen.append(("written", first))
+
+    def computing(first: int, end: int) -> Iterator[tuple[int, int, Features]]:
+        seen.append(("begun", first))
+        if first == 3:
+            begun.set()
+        yield from compute(first, end)
+
+    monkeypatch.setattr(store, "_write_shard", writing)
+    assert digest(build(tmp_path / "b", computing)) == digest(whole)
+    for first in (0, 3):
+        assert seen.index(("written", first)) < seen.index(("begun", first + store.IN_FLIGHT * 3))
 
 
 # --- refusing ---

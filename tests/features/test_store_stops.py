@@ -123,34 +123,55 @@ from tests.features import filling
 from uld import runtime
 from uld.features import store
 
-def slow(first, end):
+compute, write = filling.compute, store._write_shard
+{more}
+store.SHARD_BYTES = filling.SHARD_BYTES
+runtime.run(lambda: filling.build(Path({folder!r}), compute) and None)
+"""
+IN_THE_MIDDLE = {  # what is being done, how, and the shards that are to be computed again
+    "computing": (
+        """
+def compute(first, end):
     for part in filling.compute(first, end):
         yield part
-        print(first, flush=True)
-        time.sleep({pause})
+        while first == 6:
+            if list(runtime.scratch("x").parent.glob("*/done-000000003")):
+                print("now", flush=True)
+            time.sleep(0.05)
+""",
+        [6, 9],
+    ),
+    "writing": (
+        """
+def half(group, first, block):
+    write(group, first, dict(list(block.items())[:1]) if first == 3 else block)
+    while first == 3:
+        print("now", flush=True)
+        time.sleep(0.05)
+store._write_shard = half
+""",
+        [3, 6, 9],
+    ),
+}
 
-store.SHARD_BYTES = filling.SHARD_BYTES
-runtime.run(lambda: filling.build(Path({folder!r}), slow) and None)
-"""
+
+def child(folder: Path, more: str = "") -> str:
+    return CHILD.format(folder=str(folder), more=more)
 
 
-def child(folder: Path, pause: float) -> str:
-    return CHILD.format(folder=str(folder), pause=pause)
-
-
-def test_kill_9_and_resume_give_the_same_bytes(tmp_path: Path, whole: Path) -> None:
-    program = [sys.executable, "-c", child(tmp_path / "b", 0.1)]
+@pytest.mark.parametrize("what", IN_THE_MIDDLE)
+def test_kill_9_and_resume_give_the_same_bytes(tmp_path: Path, whole: Path, what: str) -> None:
+    more, again = IN_THE_MIDDLE[what]
+    program = [sys.executable, "-c", child(tmp_path / "b", more)]
     with subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
         assert running.stdout is not None
-        for line in running.stdout:
-            if line.strip() == "6":  # in the middle of the third shard
-                running.kill()
-                break
+        next(line for line in running.stdout if line.strip() == "now")
+        running.kill()
     assert running.returncode == -signal.SIGKILL
     assert not (tmp_path / "b").exists()
     second = Counting()
     assert digest(build(tmp_path / "b", second)) == digest(whole)
-    assert second.first == [6, 9]
+    assert second.first == again
 
 
 def _can_mount() -> bool:
@@ -165,7 +186,7 @@ def test_a_really_full_disk(tmp_path: Path) -> None:
     """A disk of seven pages, room for the metadata and a shard or two: they are kept; with more room it goes on."""
     disk, program = tmp_path / "disk", tmp_path / "child.py"
     disk.mkdir()
-    program.write_text(child(tmp_path / "b", 0))
+    program.write_text(child(tmp_path / "b"))
     script = f"""
         mount -t tmpfs -o size=28k tmpfs {disk}
         "$PYTHON" {program}; echo code $?

@@ -5,13 +5,16 @@ therefore not compressed (float16 features hardly shrink) and hold many rows: an
 maps them into memory.
 
 Layout in docs/artifacts.md. A store is built in the scratch folder of its identity and moved into place when complete,
-so a killed run loses at most the shard it was writing, and a store under its final name is always whole.
+so a store under its final name is always whole. A thread writes a shard while the next one is computed, never more than
+these two: a run that is asked to stop loses nothing that it has computed, one that is killed, or whose disk is full, at
+most those two shards.
 """
 
 import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +28,13 @@ from uld import ranks, runtime
 from uld.errors import ArtifactError
 
 SHARD_BYTES = 64 * 2**20  # of all arrays together: bounds the writer's memory whatever the number of images
+IN_FLIGHT = 2  # shards in memory: the one being computed and the one being written
 OPEN_MAPS = 8192  # chunk files mapped at a time: systems allow some 65,000 in a process
 
 LATENT = "latent"  # the array of a store that keeps what features are computed from (`online.LatentStore`)
 
 Features = dict[str, torch.Tensor]
+Block = dict[str, NDArray[np.float16]]  # of one shard: {name: (rows, V, C, h, w)}
 
 
 class FeatureStore:
@@ -109,6 +114,9 @@ def build(
 ) -> None:
     """Fill a store shard by shard and move it to `path`.
 
+    `compute` runs in the calling thread and is kept waiting only if a shard takes longer to write than the next one to
+    compute. A shard counts as finished from when all of it is written.
+
     Args:
         spec: JSON tree of everything that defines the values; `rows` (N) and `arrays` are added.
         compute: (first row, end row) -> triples (offset from the first row, view, {name: (rows, C, h, w)}) that
@@ -118,6 +126,7 @@ def build(
     Raises:
         runtime.Interrupted: asked to stop; the finished shards stay in `scratch`.
         ArtifactError: a value is not finite or overflows float16.
+        OSError: a shard could not be written; the ones before it stay in `scratch`.
     """
     count, rows = len(views), int(spec["rows"])
     shard = min(rows, shard_rows(shapes, count))  # a chunk file has its full size however few rows there are
@@ -131,19 +140,32 @@ def build(
     left = [a for a in starts if not _marker(scratch, a).exists()]
     ranks.wait()  # until all have counted
     todo = left[runtime.process() :: runtime.processes()]
+
+    def keep(first: int, block: Block) -> None:
+        for name in block:  # zarr would read what a killed run left of it
+            shutil.rmtree(partial / name / "c" / str(first // shard), ignore_errors=True)
+        _write_shard(group, first, block)
+        _marker(scratch, first).touch()
+
+    writing: Future[None] | None = None
     with (
         runtime.interruptible() as interrupt,
         _progress(rows, rows - sum(min(shard, rows - a) for a in left)) as advance,
+        ThreadPoolExecutor(1, "writer") as writer,  # whatever happens here, it finishes the shard that it has
     ):
         for first in todo:
             if interrupt:
-                kept = sum(_marker(scratch, a).exists() for a in starts)
-                raise runtime.Interrupted(f"{kept} of {len(starts)} shards are kept; run again to go on.")
+                break
             end = min(first + shard, rows)
-            for name in shapes:  # zarr would read what a killed run left of it
-                shutil.rmtree(partial / name / "c" / str(first // shard), ignore_errors=True)
-            _write_shard(group, first, end, count, shapes, compute(first, end), advance)
-            _marker(scratch, first).touch()
+            block = _compute_shard(first, end, count, shapes, compute(first, end), advance)
+            if writing is not None:
+                writing.result()
+            writing = writer.submit(keep, first, block)
+        if writing is not None:
+            writing.result()
+        if interrupt and not all(_marker(scratch, a).exists() for a in todo):
+            kept = sum(_marker(scratch, a).exists() for a in starts)
+            raise runtime.Interrupted(f"{kept} of {len(starts)} shards are kept; run again to go on.")
     ranks.wait()
     if runtime.process():
         return
@@ -197,15 +219,14 @@ def _open_partial(path: Path, shapes: dict[str, tuple[int, int, int]], rows: int
     os.replace(building, path)  # all arrays or none: a kill in between leaves nothing to resume from
 
 
-def _write_shard(
-    group: zarr.Group,
+def _compute_shard(
     first: int,
     end: int,
     views: int,
     shapes: dict[str, tuple[int, int, int]],
     parts: Iterator[tuple[int, int, Features]],
     advance: Callable[[float], None],
-) -> None:
+) -> Block:
     block = {name: np.empty((end - first, views, *shape), dtype=np.float16) for name, shape in shapes.items()}
     for offset, view, features in parts:
         size = 0
@@ -219,10 +240,14 @@ def _write_shard(
             size = len(half)
             block[name][offset : offset + size, view] = half
         advance(size / views)
+    return block
+
+
+def _write_shard(group: zarr.Group, first: int, block: Block) -> None:
     for name, filled in block.items():
         array = group[name]
         assert isinstance(array, zarr.Array)
-        array[first:end] = filled
+        array[first : first + len(filled)] = filled
 
 
 def _marker(scratch: Path, first: int) -> Path:
