@@ -1,11 +1,17 @@
-"""The feature store against one .npy file a view, and against a sharded, compressed zarr array written row by row."""
+"""The feature store against one .npy file a view, and against a sharded, compressed zarr array written row by row; and
+how long a device that computes features waits for it, against writing in turn.
+"""
 
 import contextlib
 import io
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -19,6 +25,8 @@ from uld.features import store
 from uld.features.store import Features, FeatureStore
 
 NAMES = ("l00_t24", "l01_t24", "l10_t24")
+SD15 = {"l12_t261": (64, 16, 16), "l21_t261": (64, 32, 32), "l22_t261": (64, 32, 32), "l30_t261": (64, 64, 64)}
+PASS = 0.02  # seconds a view: 2 TFLOP, as `uld preset sd15` has (`uld doctor --plan`), at 100 TFLOP/s
 Half = NDArray[np.float16]
 
 
@@ -130,6 +138,75 @@ def write_rows(root: Path, data: Half, repeats: int) -> None:
     report(f"store, write {data.nbytes / 1e6:.0f} MB", seconds, data.nbytes / 1e6, "MB", "row by row")
 
 
+class InTurn:
+    """Stands in for the thread that writes: the work is done before `submit` returns."""
+
+    def __init__(self, *args: object) -> None:
+        pass
+
+    def __enter__(self) -> "InTurn":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def submit(self, work: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Do the work."""
+        done: Future[Any] = Future()
+        done.set_result(work(*args))
+        return done
+
+
+def timeline(folder: Path, shapes: dict[str, tuple[int, int, int]], rows: int, seconds: float) -> tuple[float, float]:
+    """Fill a store from a device that takes `seconds` a view, the CPU being free: whole time, and the wait in it.
+
+    The wait runs from a shard's last view to the next shard's first one, and from the last shard's to the end.
+    """
+    begun, waited, free = time.perf_counter(), 0.0, 0.0
+    values = {
+        name: torch.randn(8, *shape, generator=torch.Generator().manual_seed(0)) for name, shape in shapes.items()
+    }
+
+    def compute(first: int, end: int) -> Iterator[tuple[int, int, Features]]:
+        nonlocal waited, free
+        waited += time.perf_counter() - free if free else 0.0
+        for start in range(0, end - first, 8):
+            count = min(8, end - first - start)
+            time.sleep(seconds * count)
+            yield start, 0, {name: value[:count] for name, value in values.items()}
+        free = time.perf_counter()
+
+    scratch = folder / "scratch"
+    scratch.mkdir(parents=True)
+    with contextlib.redirect_stdout(io.StringIO()):
+        path, bank = folder / "x.zarr", np.eye(2, 3)[None]
+        store.build(path, scratch, {"rows": rows}, bank, np.zeros(1, bool), compute, shapes)
+    ended = time.perf_counter()
+    return ended - begun, waited + ended - free
+
+
+def stalls(root: Path, shapes: dict[str, tuple[int, int, int]], rows: int, seconds: float, repeats: int) -> None:
+    """Share of the time in which the device waits for the writer."""
+
+    found: dict[str, list[tuple[float, float]]] = {"uld": [], "in turn": []}
+
+    def ours() -> None:
+        found["uld"].append(timeline(fresh(root, "uld"), shapes, rows, seconds))
+
+    def in_turn() -> None:
+        with mock.patch.object(store, "ThreadPoolExecutor", InTurn):
+            found["in turn"].append(timeline(fresh(root, "in turn"), shapes, rows, seconds))
+
+    took, _ = measure({"uld": ours, "in turn": in_turn}, repeats)
+    files = [sorted(f for f in (root / place / "x.zarr").rglob("*") if f.is_file()) for place in found]
+    assert all(one.read_bytes() == other.read_bytes() for one, other in zip(*files, strict=True))
+    topic = f"store, {rows} views of {seconds * 1e3:.0f} ms"
+    for name, runs in found.items():
+        share = np.median([waited / whole for whole, waited in runs[-repeats:]])
+        print(f"{topic}: {name}: stalled {share:.1%} of the time")
+    report(topic, took, rows, "views", "in turn")
+
+
 def main(small: bool) -> None:
     rows, few, views, repeats = (8, 4, 2, 1) if small else (640, 32, 4, 3)
     shape = (len(NAMES), 8, 4, 4) if small else (len(NAMES), 64, 16, 16)
@@ -141,6 +218,11 @@ def main(small: bool) -> None:
         read(root, data, "in order", np.arange(rows), repeats)
         read(root, data, "shuffled", rng.permutation(rows), repeats)
         write_rows(root, data[:few], repeats)
+        if small:
+            with mock.patch.object(store, "SHARD_BYTES", 20_000):
+                stalls(root, dict.fromkeys(NAMES, shape[1:]), 80, 1e-4, repeats)
+        else:
+            stalls(root, SD15, 400, PASS, repeats)
 
 
 if __name__ == "__main__":

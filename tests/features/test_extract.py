@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,57 @@ def test_the_batch_size_does_not_show(fill: Callable[..., FeatureStore], monkeyp
     monkeypatch.setenv("ULD_BATCH", "2")
     for view in range(3):
         near(fill("pairs").read(rows, view), whole.read(rows, view))
+
+
+def test_the_shard_size_changes_no_value(fill: Callable[..., FeatureStore], monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the same images a pass, bit for bit."""
+    monkeypatch.setenv("ULD_BATCH", "2")
+    whole = fill("whole")
+    monkeypatch.setattr(store, "SHARD_BYTES", 2 * row_bytes(whole))
+    parts = fill("parts")
+    assert (whole.spec["shard"], parts.spec["shard"]) == (7, 2)
+    for view in range(3):
+        got, want = parts.read(np.arange(7), view), whole.read(np.arange(7), view)
+        assert all(torch.equal(got[name], want[name]) for name in want)
+
+
+def row_bytes(opened: FeatureStore) -> int:
+    """Bytes of an image in all views."""
+    return sum(2 * len(opened.views) * value[0].numel() for value in opened.read(np.arange(1)).values())
+
+
+class Many(Crops):
+    """Any number of crops that are nowhere."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows, self.size = rows, 32
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def fingerprint(self) -> str:
+        return "none"
+
+    def images(self, rows: Any) -> np.ndarray:
+        return np.full((rows.stop - rows.start, 32, 32, 3), 90, np.uint8)
+
+
+def test_memory_does_not_grow_with_the_images(
+    tmp_path: Path, pixel: Backbone, photographs: tuple[Path, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of NumPy, which holds the shards. An image has 24 KB of features, so these stores 0.8 and 3.1 MB."""
+    reader = Extractor(pixel, ReadoutParams(((0, 1), (1, 0)), (24,), "add_noise", 50, "float32"), 0)
+    one = NetworkParams(True, "features", (ViewParams(False, 0, 1),))
+    monkeypatch.setenv("ULD_BATCH", "4")
+    monkeypatch.setattr(store, "SHARD_BYTES", 200_000)
+    peaks = []
+    for rows in (8, 32, 128):  # the first one warms up
+        tracemalloc.start()
+        extract.fill(tmp_path / f"{rows}.zarr", reader, Many(rows), photographs[1], one, None, 0)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] > store.SHARD_BYTES  # they are seen
+    assert peaks[2] < peaks[1] + store.SHARD_BYTES
 
 
 def test_reduced_features(fill: Callable[..., FeatureStore], reader: Extractor, crops32: Crops) -> None:
