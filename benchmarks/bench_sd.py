@@ -2,11 +2,14 @@
 
 The baseline is the way DIFT ships its call: eight copies of each image, in float32, through the VAE and the UNet up to
 the end of the up block that is read. It gets the same noise for all eight, so that their mean must be our result.
+`--compile` adds our passes with `ULD_COMPILE=1`, and says how long compiling took.
 """
 
 import argparse
 import contextlib
 import copy
+import itertools
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -83,6 +86,15 @@ def cast(model: Backbone, dtype: torch.dtype) -> Backbone:
     return replace(model, unet=unet, codec=codec, prompt=prompt)
 
 
+def twin(model: Backbone) -> Backbone:
+    """The same model once more, of the same tensors: no memory, and its blocks can be compiled."""
+
+    def of(network: Any) -> Any:
+        return copy.deepcopy(network, {id(t): t for t in itertools.chain(network.parameters(), network.buffers())})
+
+    return replace(model, unet=of(model.unet), codec=of(model.codec))
+
+
 class Cached(Codec):
     """Stands in for the VAE when the latents are at hand already."""
 
@@ -140,7 +152,7 @@ def flops(extractor: Extractor, images: Tensor) -> float:
     return float(counter.get_total_flops())
 
 
-def main(small: bool, size: int | None = None) -> None:
+def main(small: bool, size: int | None = None, compiled: bool = False) -> None:
     cuda = runtime.device().type == "cuda"
     size = size or (64 if small else 512 if cuda else 128)
     dtype = "bfloat16" if cuda else "float32"
@@ -148,6 +160,7 @@ def main(small: bool, size: int | None = None) -> None:
     full = backbone(size, small)
     model = cast(full, DTYPES[dtype])
     readout = ReadoutParams((LAYER,), (TIMESTEP,), "add_noise", 50, dtype)  # type: ignore[arg-type]
+    faster = Extractor(twin(model), readout, seed=0)
     extractor = Extractor(model, readout, seed=0)
     images = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))
     key = name(LAYER, TIMESTEP)
@@ -160,13 +173,22 @@ def main(small: bool, size: int | None = None) -> None:
         "cached latents": lambda: cached(images)[key],
         "DIFT's call": lambda: dift(full, images, extractor.noise[TIMESTEP]),
     }
+    if compiled:
+        faster.compile_blocks()
+        begun = time.perf_counter()
+        faster(images)
+        print(f"sd: compiled in {time.perf_counter() - begun:.0f} s")
+        ways["VAE + one timestep, compiled"] = lambda: faster(images)[key]
     seconds, found = measure(ways, repeats)
-    for way in ("VAE + one timestep", "cached latents"):
+    for way in found.keys() - {"DIFT's call"}:
         off = (found[way] - found["DIFT's call"]).norm() / found["DIFT's call"].norm()
         assert off < (0.1 if cuda else 1e-3), f"{way} is off by {off:.3g}"
     print(f"sd: {count} images of {size} px, {dtype}, {runtime.device()}, {runtime.threads()} threads")
     report("sd", seconds, count, "images", "DIFT's call")
     best = peak(DTYPES[dtype], 256 if small else 8192 if cuda else 2048)
+    if compiled:
+        ratio = seconds["VAE + one timestep"] / seconds["VAE + one timestep, compiled"]
+        print(f"sd: compiled: RATIO {ratio:.2f} x against VAE + one timestep")
     work = {"VAE + one timestep": flops(extractor, images), "cached latents": 0.0}
     codec.latent = codec.latent[:1]
     work["cached latents"] = flops(cached, images)
@@ -180,5 +202,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="narrow layers: only proves that the benchmark works")
     parser.add_argument("--size", type=int, help="side of the images in pixels (CUDA 512, CPU 128)")
+    parser.add_argument("--compile", action="store_true", help="also run our passes compiled (ULD_COMPILE=1)")
     arguments = parser.parse_args()
-    runtime.run(lambda: main(arguments.small, arguments.size))
+    runtime.run(lambda: main(arguments.small, arguments.size, arguments.compile))

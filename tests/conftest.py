@@ -11,7 +11,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 @pytest.fixture(autouse=True)
 def _machine(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The environment that uld/runtime.py reads, the same for every developer."""
-    for name in ("ULD_BATCH", "ULD_WORKERS", "ULD_RESUME", "ULD_OFFLINE", "DVC_ROOT"):
+    for name in ("ULD_BATCH", "ULD_WORKERS", "ULD_RESUME", "ULD_OFFLINE", "ULD_COMPILE", "DVC_ROOT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ULD_DEVICE", "cpu")
     monkeypatch.setenv("ULD_THREADS", "1")

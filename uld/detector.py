@@ -182,6 +182,8 @@ class Detector:
         if model.fingerprint != about["backbone"]:
             raise ArtifactError(f"{folder}: its backbone is not the one it was made with: run `dvc repro predict`.")
         self._extractor = Extractor(model, readout, about["seed"])
+        if runtime.compiles():
+            self._extractor.compile_blocks()
         self._reduction = reduce.load(folder)
         self._head = models.load(folder / "head", model.fingerprint).to(runtime.device())
 

@@ -7,6 +7,7 @@
 | `ULD_BATCH`    | images a forward pass where no gradient is taken            | 32          |
 | `ULD_NPROC`    | processes a stage that runs the diffusion network, a GPU each | 1         |
 | `ULD_WORKERS`  | threads that read training batches ahead; 0: none           | 1           |
+| `ULD_COMPILE`  | `1` compiles the blocks of the frozen network (a C++ compiler; on a GPU Triton too) | `0` |
 | `ULD_SCRATCH`  | folder for the resume state of unfinished stages            | `.scratch`  |
 | `ULD_RESUME`   | `0` discards the resume state of an unfinished stage        | `1`         |
 | `ULD_OFFLINE`  | `0` lets a hub id in params be downloaded                   | `1`         |
@@ -109,6 +110,11 @@ def batches(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 def workers() -> int:
     """Threads that read training batches ahead; results do not depend on it."""
     return _integer("ULD_WORKERS", 1, least=0)
+
+
+def compiles() -> bool:
+    """Whether the frozen network is to be compiled; results do not depend on it beyond float rounding."""
+    return _integer("ULD_COMPILE", 0, least=0) > 0
 
 
 def threads() -> int:

@@ -54,6 +54,8 @@ def fill(
         runtime.Interrupted: asked to stop; finished shards are kept.
         ArtifactError: non-finite values.
     """
+    if runtime.compiles():
+        extractor.compile_blocks()
     spec = specification(extractor, crops, network, reduction, seed)
     scratch = runtime.scratch(f"features-{path.stem}", **spec)
     views = np.stack([coords.view(crops.size, v.mirror, v.rotate, v.scale) for v in network.views])

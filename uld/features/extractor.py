@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from uld import runtime
 from uld.errors import BackboneError
+from uld.features import compiled
 from uld.features.backbone import Backbone
 from uld.params import CLOSED
 
@@ -51,6 +52,7 @@ class Extractor(nn.Module):
         self.unet, self.codec = backbone.unet, backbone.codec
         self.dtype = next(backbone.unet.parameters()).dtype
         self._caught: dict[tuple[int, int], Tensor] = {}
+        self._compiled: list[nn.Module] = []
         self._schedule = _inversion_timesteps(len(backbone.alphas), params.inversion_steps)
         self._check_timesteps()
         self._hook()
@@ -166,12 +168,19 @@ class Extractor(nn.Module):
 
             return hook
 
+        self._read_blocks = [blocks[i].resnets[j] for i, j in self.params.layers]
+        compiled.restore(self._read_blocks)  # another extractor may have compiled them: hooks inside would not run
         self._handles = [blocks[i].resnets[j].conv2.register_forward_hook(catch((i, j))) for i, j in self.params.layers]
 
+    def compile_blocks(self) -> None:
+        """Compile the blocks of the UNet and the VAE that are not read. It is the caller who looks up `ULD_COMPILE`."""
+        self._compiled = compiled.compile_blocks([self.unet, self.codec], self._read_blocks)
+
     def close(self) -> None:
-        """Take the hooks off, so that the UNet can be used (and trained) as before."""
+        """Take the hooks off and restore what was compiled, so that the UNet can be used (and trained) as before."""
         for handle in self._handles:
             handle.remove()
+        compiled.restore(self._compiled)
 
     def _check_timesteps(self) -> None:
         count = len(self.backbone.alphas)

@@ -1,7 +1,8 @@
 """Features that are computed when they are read: a store of latents in place of a store of feature maps.
 
-Latents of Stable Diffusion take a hundredth of the disk of its features, at the price of a pass through the UNet
-whenever a view is read. What is read is what a store of features would hold, up to the rounding of latents to float16.
+Latents take a fraction of the disk of features, a small one with many layers or timesteps, at the price of a pass
+through the UNet whenever a view is read. What is read is what a store of features would hold, up to the rounding of
+latents to float16.
 """
 
 import threading
@@ -39,6 +40,8 @@ class LatentStore(FeatureStore):
         if model.fingerprint != self.spec["backbone"]:
             raise ArtifactError(f"{path} was made with another backbone than {folder}: run `dvc repro features`.")
         self._extractor = Extractor(model, readout, self.spec["seed"])
+        if runtime.compiles():
+            self._extractor.compile_blocks()
         self._reduction = reduce.load(path)
         self._lock = threading.Lock()  # the extractor's hooks serve one pass at a time, as do the other processes
 
