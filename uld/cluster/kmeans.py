@@ -17,7 +17,8 @@ from uld.errors import ULDError
 log = logging.getLogger(__name__)
 
 SEEDING_POINTS = 50_000  # k-means++ draws its seeds among so many points; the iterations use all of them
-# multiply-adds an iteration up to which one thread serves: with several, faiss takes 30 times longer on busy cores
+# multiply-adds an iteration up to which one thread serves, and a GPU does not pay: with several threads, faiss takes 30
+# times longer on busy cores
 ONE_THREAD = 2 * 10**9
 
 
@@ -84,11 +85,20 @@ def nearest(x: Table, centroids: NDArray[np.float32]) -> tuple[NDArray[np.int64]
     """Nearest centroid of each point: label (M,) and squared L2 distance (M,)."""
     label, distance = np.empty(len(x), dtype=np.int64), np.empty(len(x), dtype=np.float32)
     work = prod(x.shape) * len(centroids)
+    index = None
+    if on_gpu(work):
+        index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatL2(centroids.shape[1]))
+        index.add(centroids)
     with threadpool_limits(runtime.threads() if work > ONE_THREAD else 1):
         for piece in pieces(len(x)):
-            found = faiss.knn(x[piece], centroids, 1)
+            found = faiss.knn(x[piece], centroids, 1) if index is None else index.search(x[piece], 1)
             distance[piece], label[piece] = (column[:, 0] for column in found)
     return label, distance
+
+
+def on_gpu(work: int) -> bool:
+    """Whether to give faiss's GPUs `work` multiply-adds: there are some (extra `gpu`) and `ULD_DEVICE` is one."""
+    return work > ONE_THREAD and runtime.device().type == "cuda" and faiss.get_num_gpus() > 0
 
 
 def of(x: Table, centroids: NDArray[np.float32]) -> Clusters:
@@ -125,7 +135,7 @@ def _lloyd(x: NDArray[np.float32], start: NDArray[np.float32], iterations: int) 
     k, size = start.shape
     # faiss by itself fits on 256 points a cluster at most and warns below 39
     points = {"max_points_per_centroid": len(x), "min_points_per_centroid": 1}
-    trainer = faiss.Kmeans(size, k, niter=iterations, **points)
+    trainer = faiss.Kmeans(size, k, niter=iterations, gpu=on_gpu(x.size * k * iterations), **points)
     trainer.train(x, init_centroids=start)
     centroids = np.asarray(trainer.centroids, dtype=np.float32)
     _, distance = nearest(x, centroids)
