@@ -115,6 +115,16 @@ def test_resume_can_be_declined(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not list(runtime.scratch("stage", key=1).iterdir())
 
 
+def test_an_unnamed_file_lies_in_the_scratch_folder_and_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ULD_SCRATCH", str(tmp_path / "new"))
+    with runtime.unnamed() as file:
+        file.write(b"kept")
+        assert os.fstat(file.fileno()).st_dev == tmp_path.stat().st_dev and os.fstat(file.fileno()).st_size == 4
+        assert not list((tmp_path / "new").iterdir())
+
+
 # --- interruption ---
 
 

@@ -8,7 +8,7 @@
 | `ULD_NPROC`    | processes a stage that runs the diffusion network, a GPU each | 1         |
 | `ULD_WORKERS`  | threads that read training batches ahead; 0: none           | 1           |
 | `ULD_COMPILE`  | `1` compiles the blocks of the frozen network (a C++ compiler; on a GPU Triton too) | `0` |
-| `ULD_SCRATCH`  | folder for the resume state of unfinished stages            | `.scratch`  |
+| `ULD_SCRATCH`  | folder for unfinished stages, and for what memory need not hold | `.scratch` |
 | `ULD_RESUME`   | `0` discards the resume state of an unfinished stage        | `1`         |
 | `ULD_OFFLINE`  | `0` lets a hub id in params be downloaded                   | `1`         |
 """
@@ -22,11 +22,12 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import torch
@@ -167,13 +168,22 @@ def scratch(stage: str, **identity: Any) -> Path:
     folder, so stale state is never picked up. Lives outside the outputs (DVC deletes those before a run).
     """
     text = json.dumps(identity, sort_keys=True, default=str)
-    root = Path(os.environ.get("ULD_SCRATCH") or Path(os.environ.get("DVC_ROOT", ".")) / ".scratch")
-    folder = root / f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    folder = _root() / f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     _lock(folder)
     if os.environ.get("ULD_RESUME", "1") == "0" and not process():
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def unnamed() -> IO[bytes]:
+    """An unbuffered file in the scratch folder that has no name and vanishes when it is closed, or the process ends."""
+    _root().mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryFile(dir=_root(), buffering=0)
+
+
+def _root() -> Path:
+    return Path(os.environ.get("ULD_SCRATCH") or Path(os.environ.get("DVC_ROOT", ".")) / ".scratch")
 
 
 def _lock(folder: Path) -> None:

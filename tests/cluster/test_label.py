@@ -12,8 +12,9 @@ from tests.methods.conftest import GRID, PARTS, Planted
 from uld import coords
 from uld.artifacts import Labels
 from uld.cluster import assign, label
-from uld.cluster.detect import DetectParams, Points
-from uld.cluster.label import Marks, exemplars, hands, health, mark, match, table, to_labels
+from uld.cluster.detect import DetectParams, Points, detect
+from uld.cluster.label import Marks, exemplars, hands, health, mark, match, pool, table, to_labels
+from uld.cluster.spool import Spool
 from uld.features import views
 
 DETECT = DetectParams(1, 0.3, 0, 8, 0.0)
@@ -133,6 +134,32 @@ def test_of_several_heat_maps_the_highest_counts() -> None:
     planted, many = Planted(5), Planted(5, PARTS)
     one, other = (mark(source, np.arange(5), 0, centroids_of(planted), DETECT) for source in (planted, many))
     np.testing.assert_array_equal(one.xy, other.xy)
+
+
+# --- pool ---
+
+
+@pytest.mark.parametrize("batch", ["3", "32"])
+def test_the_pool_holds_the_detections_of_each_hand(monkeypatch: pytest.MonkeyPatch, batch: str) -> None:
+    monkeypatch.setenv("ULD_BATCH", batch)
+    planted = Planted(12)
+    planted.heights[4, 1, 2] = planted.heights[5, 0] = 0
+    rows = np.array([2, 3, 4, 5, 9, 10, 11])
+    found = pool(planted, rows, DETECT)
+    assert isinstance(found.descriptor, Spool)
+    first = 0
+    for view in (0, 1):
+        for row in rows:
+            one = np.array([row])
+            points = detect(*(maps if i == 0 else maps.amax(1) for i, maps in enumerate(planted.maps(one, view))),
+                            planted.inside(one, view), DETECT)  # fmt: skip
+            mine = slice(first, first + len(points.image))
+            assert (found.image[mine] == row).all() and (found.view[mine] == view).all()
+            np.testing.assert_array_equal(found.descriptor[mine], points.descriptor)
+            np.testing.assert_array_equal(found.xy[mine], planted.to_image(one, points.xy[None], view)[0])
+            first = mine.stop
+    assert first == len(found.image) == len(found.descriptor) == 2 * PARTS * len(rows) - 5
+    assert found.per_image(planted, rows).tolist() == [[4, 4, 4, 0, 4, 4, 4], [4, 4, 3, 4, 4, 4, 4]]
 
 
 # --- labels ---

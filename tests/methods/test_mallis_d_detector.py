@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
+from uld import coords
+from uld.cluster import spool
 from uld.errors import ULDError
 from uld.losses import channel_bce
 from uld.methods import load
@@ -172,6 +175,21 @@ def test_heat_maps_are_described_where_they_are_highest(planted: Any, monkeypatc
     for k in range(PARTS):
         at = planted.to_image(image[k], planted.centres[image[k]][:, [k]])[:, 0]
         np.testing.assert_allclose(landmarks.exemplar_xy[k], at, atol=0.05)
+
+
+def test_descriptions_do_not_depend_on_batches_or_pieces(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are those of all images in one array."""
+    planted.channels = PARTS
+    descriptors, heat = planted.maps(ROWS)
+    x = F.normalize(coords.sample(descriptors, tops(heat, planted.inside(ROWS), PARTS)[0]), dim=2).numpy()
+    mean = x.mean(0)
+    inertia = float(((x - mean) ** 2).sum(2).ravel().sum(dtype=np.float64))
+    for batch, piece in (("32", 2**17), ("5", 7)):
+        monkeypatch.setenv("ULD_BATCH", batch)
+        monkeypatch.setattr(spool, "PIECE", piece)
+        found = discover(planted)
+        np.testing.assert_array_equal(found.landmarks.centroids, mean)
+        assert found.quality["inertia"] == inertia
 
 
 def test_one_heat_map_is_clustered(planted: Any) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from math import prod
 
 import faiss
 import numpy as np
@@ -10,12 +11,14 @@ from sklearn.cluster import kmeans_plusplus
 from threadpoolctl import threadpool_limits
 
 from uld import runtime
+from uld.cluster.spool import Table, pieces
 from uld.errors import ULDError
 
 log = logging.getLogger(__name__)
 
 SEEDING_POINTS = 50_000  # k-means++ draws its seeds among so many points; the iterations use all of them
-# multiply-adds an iteration up to which one thread serves: with several, faiss takes 30 times longer on busy cores
+# multiply-adds an iteration up to which one thread serves, and a GPU does not pay: with several threads, faiss takes 30
+# times longer on busy cores
 ONE_THREAD = 2 * 10**9
 
 
@@ -36,7 +39,7 @@ class Clusters:
 
 
 def fit(
-    x: NDArray[np.float32],
+    x: Table,
     k: int,
     rng: np.random.Generator,
     *,
@@ -48,7 +51,7 @@ def fit(
     """Cluster points (M, D) into K groups by squared L2 distance; all M points get a label.
 
     Args:
-        x: (M, D) float32, finite.
+        x: (M, D) float32, finite. Of a `Spool` up to `cap` points are in memory, and a piece of the others at a time.
         k: K.
         rng: draws the seeds and, above the cap, the points.
         restarts: fresh starts, of which the one of least inertia stays.
@@ -62,8 +65,9 @@ def fit(
         ULDError: fewer points than clusters, or a value that is not finite.
     """
     _check(x, k, cap)
-    used = x
-    if len(x) > cap:
+    if len(x) <= cap:
+        used = x[:]
+    else:
         log.warning("k-means is fitted on %d of %d points (cap)", cap, len(x))
         used = x[np.sort(rng.choice(len(x), cap, replace=False))]
     with threadpool_limits(runtime.threads() if used.size * k > ONE_THREAD else 1):
@@ -77,27 +81,40 @@ def fit(
     return Clusters(centroids, labels, distance, counts, float(distance.sum(dtype=np.float64)), len(used))
 
 
-def nearest(x: NDArray[np.float32], centroids: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def nearest(x: Table, centroids: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Nearest centroid of each point: label (M,) and squared L2 distance (M,)."""
-    with threadpool_limits(runtime.threads() if x.size * len(centroids) > ONE_THREAD else 1):
-        distance, label = faiss.knn(x, centroids, 1)
-    return np.asarray(label[:, 0], dtype=np.int64), np.asarray(distance[:, 0], dtype=np.float32)
+    label, distance = np.empty(len(x), dtype=np.int64), np.empty(len(x), dtype=np.float32)
+    work = prod(x.shape) * len(centroids)
+    index = None
+    if on_gpu(work):
+        index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatL2(centroids.shape[1]))
+        index.add(centroids)
+    with threadpool_limits(runtime.threads() if work > ONE_THREAD else 1):
+        for piece in pieces(len(x)):
+            found = faiss.knn(x[piece], centroids, 1) if index is None else index.search(x[piece], 1)
+            distance[piece], label[piece] = (column[:, 0] for column in found)
+    return label, distance
 
 
-def of(x: NDArray[np.float32], centroids: NDArray[np.float32]) -> Clusters:
+def on_gpu(work: int) -> bool:
+    """Whether to give faiss's GPUs `work` multiply-adds: there are some (extra `gpu`) and `ULD_DEVICE` is one."""
+    return work > ONE_THREAD and runtime.device().type == "cuda" and faiss.get_num_gpus() > 0
+
+
+def of(x: Table, centroids: NDArray[np.float32]) -> Clusters:
     """The clusters that given centroids (K, D) make of points (M, D)."""
     labels, distance = nearest(x, centroids)
     counts = np.bincount(labels, minlength=len(centroids))
     return Clusters(centroids, labels, distance, counts, float(distance.sum(dtype=np.float64)), len(x))
 
 
-def _check(x: NDArray[np.float32], k: int, cap: int) -> None:
+def _check(x: Table, k: int, cap: int) -> None:
     if min(len(x), cap) < k:
         raise ULDError(
             f"k-means cannot make {k} clusters of {len(x)} points (cap {cap}): ask for fewer landmarks, "
             f"or for more points or images."
         )
-    bad = len(x) - np.count_nonzero(np.isfinite(x).all(axis=1))
+    bad = sum(np.count_nonzero(~np.isfinite(x[piece]).all(axis=1)) for piece in pieces(len(x)))
     if bad:
         raise ULDError(f"{bad} of {len(x)} descriptors are not finite: the features are broken, make them anew.")
 
@@ -117,7 +134,8 @@ def _lloyd(x: NDArray[np.float32], start: NDArray[np.float32], iterations: int) 
     """
     k, size = start.shape
     # faiss by itself fits on 256 points a cluster at most and warns below 39
-    trainer = faiss.Kmeans(size, k, niter=iterations, max_points_per_centroid=len(x), min_points_per_centroid=1)
+    points = {"max_points_per_centroid": len(x), "min_points_per_centroid": 1}
+    trainer = faiss.Kmeans(size, k, niter=iterations, gpu=on_gpu(x.size * k * iterations), **points)
     trainer.train(x, init_centroids=start)
     centroids = np.asarray(trainer.centroids, dtype=np.float32)
     _, distance = nearest(x, centroids)

@@ -11,6 +11,7 @@ from uld import runtime
 from uld.artifacts import Labels, Landmarks
 from uld.cluster import assign, kmeans
 from uld.cluster.detect import DetectParams, PeakParams, Points, detect
+from uld.cluster.spool import Spool, Table, pieces, take
 from uld.cluster.summary import summarise
 from uld.errors import ULDError
 from uld.features import views
@@ -30,17 +31,18 @@ def hands(source: Source) -> list[int]:
 class Pool:
     """M detections, sorted by view and image.
 
-    image (M,) row of boxes.csv; view (M,) of the bank; xy (M, 2) in image pixels; descriptor (M, D) of unit length.
+    image (M,) row of boxes.csv; view (M,) of the bank; xy (M, 2) in image pixels; descriptor (M, D) of unit length, on
+    disk: of all that is kept of an image they alone would fill the memory.
     """
 
     image: Rows
     view: NDArray[np.int64]
     xy: NDArray[np.float32]
-    descriptor: NDArray[np.float32]
+    descriptor: Table
 
     def take(self, index: NDArray[np.integer] | NDArray[np.bool_]) -> "Pool":
         """Some of them."""
-        return Pool(self.image[index], self.view[index], self.xy[index], self.descriptor[index])
+        return Pool(self.image[index], self.view[index], self.xy[index], take(self.descriptor, index))
 
     def per_image(self, source: Source, rows: Rows) -> NDArray[np.int64]:
         """How many (V, n) each of the images `rows` (n,), sorted, has in each of its V hands."""
@@ -58,18 +60,19 @@ def pool(source: Source, rows: Rows, params: PeakParams) -> Pool:
     Raises:
         ULDError: there are none.
     """
-    parts = []
+    parts, found = [], Spool()
     for view in hands(source):
         for batch in runtime.batches(rows):
             descriptors, heat = source.maps(batch, view)
             points = detect(descriptors, heat.amax(1), source.inside(batch, view), params)
             image = batch[points.image]
             xy = source.to_image(image, points.xy[:, None], view)[:, 0]
-            parts.append((image, np.full(len(image), view), xy, points.descriptor))
-    found = Pool(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-    if not len(found.image):
+            parts.append((image, np.full(len(image), view), xy))
+            found.append(points.descriptor)
+    if not len(found):
         raise ULDError("no point is detected in any training image: lower steps.*.detect.threshold or raise least.")
-    return found
+    image, hand, xy = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Pool(image, hand, xy, found)
 
 
 def picture(points: Pool, centroids: NDArray[np.float32], rng: np.random.Generator) -> Landmarks:
@@ -215,7 +218,8 @@ def to_labels(source: Source, marked: list[Marks], join: float | None, fill: flo
 
 def of_pool(points: Pool, label: NDArray[np.int64], centroids: NDArray[np.float32]) -> Labels:
     """Detections and the label (M,) of each as what a round is trained on."""
-    score = cosine(points.descriptor, centroids[label])
+    x = points.descriptor
+    score = np.concatenate([cosine(x[piece], centroids[label[piece]]) for piece in pieces(len(label))])
     return Labels(points.image, points.view, label, points.xy, score, np.ones(len(label), dtype=np.bool_))
 
 

@@ -21,6 +21,7 @@ from uld.cluster.detect import DetectParams
 from uld.cluster.label import Marks, Pool
 from uld.cluster.quality import quality
 from uld.cluster.recentre import Held, hold, means_at
+from uld.cluster.spool import pieces
 from uld.cluster.two_stage import Poses, Slots
 from uld.errors import ULDError
 from uld.features.source import Rows
@@ -169,7 +170,8 @@ def _by_points(source: Source, points: Pool, poses: Poses, everywhere: Floats, p
         mine = np.flatnonzero(points.view == view)
         rows, own = np.unique(points.image[mine], return_inverse=True)
         pose[mine] = poses.assign(encode(source, rows, int(view)))[0][own]
-        xy[mine] = source.to_cells(points.image[mine], points.xy[mine][:, None], int(view))[:, 0]
+        for some in (mine[piece] for piece in pieces(len(mine))):
+            xy[some] = source.to_cells(points.image[some], points.xy[some][:, None], int(view))[:, 0]
     return two_stage.keypoint_clusters(
         points.descriptor, pose, xy, everywhere, len(poses.centroids), iterations=p.iterations, prior=p.prior
     )

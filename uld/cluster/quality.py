@@ -11,13 +11,14 @@ from sklearn.metrics import calinski_harabasz_score, silhouette_score
 
 from uld import coords, runtime
 from uld.cluster.kmeans import Clusters
+from uld.cluster.spool import Table
 from uld.features.source import Rows
 from uld.methods.base import Source
 
 SAMPLE = 10_000  # points that the two scores are computed on: the silhouette is quadratic in them
 
 
-def quality(x: NDArray[np.float32], clusters: Clusters, rng: np.random.Generator) -> dict[str, float | int]:
+def quality(x: Table, clusters: Clusters, rng: np.random.Generator) -> dict[str, float | int]:
     """Sizes, inertia, silhouette (-1 to 1) and Calinski-Harabasz score (from 0), higher is better for both scores.
 
     `smallest_cluster` is among those that are not empty. The scores are absent where they are not defined: fewer than

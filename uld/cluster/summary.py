@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from uld.artifacts import Landmarks
 from uld.cluster.assign import exemplars
 from uld.cluster.kmeans import Clusters
+from uld.cluster.spool import Table
 
 EXEMPLARS = 8
 SAMPLE = 2_000
@@ -14,7 +15,7 @@ SAMPLE = 2_000
 def summarise(
     image: NDArray[np.int64],
     xy: NDArray[np.float32],
-    x: NDArray[np.float32],
+    x: Table,
     clusters: Clusters,
     rng: np.random.Generator,
 ) -> Landmarks:

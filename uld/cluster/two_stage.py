@@ -13,6 +13,7 @@ from scipy import sparse
 from scipy.spatial.distance import cdist
 
 from uld.cluster import kmeans
+from uld.cluster.spool import Table, pieces, take
 from uld.errors import ULDError
 
 log = logging.getLogger(__name__)
@@ -163,7 +164,7 @@ class Slots:
 
 
 def keypoint_clusters(
-    x: NDArray[np.float32],
+    x: Table,
     pose: NDArray[np.integer],
     xy: NDArray[np.floating],
     centroids: NDArray[np.float32],
@@ -190,8 +191,9 @@ def keypoint_clusters(
     fitted, counts, places = [], [], []
     for q in range(poses):
         mine = pose == q
-        own = _adapt(x[mine], centroids, iterations, prior)
-        member = _membership(kmeans.nearest(x[mine], own)[0], len(centroids))
+        some = take(x, mine)
+        own = _adapt(some, centroids, iterations, prior)
+        member = _membership(kmeans.nearest(some, own)[0], len(centroids))
         count = member.sum(1)
         place = np.where(count[:, None] > 0, member @ xy[mine] / np.maximum(count, 1)[:, None], np.nan)
         fitted.append(own)
@@ -201,7 +203,7 @@ def keypoint_clusters(
 
 
 def nearest_in_pose(
-    x: NDArray[np.float32], pose: NDArray[np.integer], centroids: NDArray[np.float32]
+    x: Table, pose: NDArray[np.integer], centroids: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Nearest of the K centroids of its own pose, for each point; `assign.exemplars` takes both results.
 
@@ -216,11 +218,11 @@ def nearest_in_pose(
     slot, distance = np.empty(len(x), dtype=np.int64), np.empty(len(x), dtype=np.float32)
     for q in np.unique(pose):
         mine = pose == q
-        slot[mine], distance[mine] = kmeans.nearest(x[mine], centroids[q])
+        slot[mine], distance[mine] = kmeans.nearest(take(x, mine), centroids[q])
     return slot, distance
 
 
-def _adapt(x: NDArray[np.float32], start: NDArray[np.float32], iterations: int, prior: float) -> NDArray[np.float32]:
+def _adapt(x: Table, start: NDArray[np.float32], iterations: int, prior: float) -> NDArray[np.float32]:
     """Centroids (K, D) of points (m, D), each pulled towards its start by the weight of `prior` points.
 
     Lloyd iterations on the squared distances of the points to their centroids and, `prior` times, of the centroids to
@@ -228,14 +230,24 @@ def _adapt(x: NDArray[np.float32], start: NDArray[np.float32], iterations: int, 
     """
     centroids = start
     for _ in range(iterations):
-        member = _membership(kmeans.nearest(x, centroids)[0], len(start))
-        weight = member.sum(1)[:, None] + prior
-        total = member @ x + prior * start
+        label = kmeans.nearest(x, centroids)[0]
+        weight = np.bincount(label, minlength=len(start))[:, None] + prior
+        total = _sums(x, label, len(start)) + prior * start
         moved = np.where(weight > 0, total / np.where(weight > 0, weight, 1), start).astype(np.float32)
         if np.array_equal(moved, centroids):
             break
         centroids = moved
     return centroids
+
+
+def _sums(x: Table, label: NDArray[np.int64], k: int) -> NDArray[np.float64]:
+    """Sums (K, D) of the points (m, D) of each cluster."""
+    total = np.zeros((k, x.shape[1]))
+    for piece in pieces(len(x)):
+        # the sums so far stand first, so that the order of additions is that of one piece
+        member = _membership(np.concatenate([np.arange(k), label[piece]]), k)
+        total = member @ np.concatenate([total, x[piece]])
+    return total
 
 
 def _membership(label: NDArray[np.int64], k: int) -> sparse.csc_array:

@@ -23,6 +23,7 @@ from uld.cluster.kmeans import Clusters
 from uld.cluster.label import Pool
 from uld.cluster.quality import quality
 from uld.cluster.recentre import hold, means_at, recentre, wander
+from uld.cluster.spool import Spool, Table
 from uld.contrastive import TrainParams
 from uld.features import views
 from uld.methods.base import Discovery, Found, Marked, Method, Source, Training
@@ -94,17 +95,17 @@ class DULD(Method):
         p = self.params
         if p.pool == "detections" and source.detects:
             return label.pool(source, rows, p.detect)
-        found = []
+        found, spool = [], Spool()
         for view in label.hands(source):
             positions = draw(rows, p.points, p.cap, rng)
             cells, x = describe(source, positions, view)
             xy = source.to_image(positions.image, cells[:, None], view)[:, 0]
-            found.append((positions.image, np.full(len(xy), view), xy, x))
-        return Pool(*(np.concatenate(column) for column in zip(*found, strict=True)))
+            found.append((positions.image, np.full(len(xy), view), xy))
+            spool.append(x)
+        image, hand, xy = (np.concatenate(column) for column in zip(*found, strict=True))
+        return Pool(image, hand, xy, spool)
 
-    def _fit(
-        self, x: NDArray[np.float32], k: int, rng: np.random.Generator, init: NDArray[np.float32] | None = None
-    ) -> Clusters:
+    def _fit(self, x: Table, k: int, rng: np.random.Generator, init: NDArray[np.float32] | None = None) -> Clusters:
         p = self.params
         return kmeans.fit(x, k, rng, restarts=p.restarts, iterations=p.iterations, cap=p.cap, init=init)
 

@@ -19,6 +19,7 @@ from uld.cluster import kmeans, label
 from uld.cluster.detect import DetectParams
 from uld.cluster.kmeans import Clusters
 from uld.cluster.quality import quality
+from uld.cluster.spool import Table
 from uld.contrastive import TrainParams
 from uld.errors import ULDError
 from uld.methods.base import Discovery, Found, Marked, Method, Source, Training
@@ -63,7 +64,7 @@ class MallisD(Method):
         clusters = self._fit(points.descriptor, count, rng)
         return Discovery(label.picture(points, clusters.centroids, rng), quality(points.descriptor, clusters, rng))
 
-    def _fit(self, x: NDArray[np.float32], k: int, rng: np.random.Generator) -> Clusters:
+    def _fit(self, x: Table, k: int, rng: np.random.Generator) -> Clusters:
         p = self.params
         return kmeans.fit(x, k, rng, restarts=p.restarts, iterations=p.iterations, cap=p.cap)
 

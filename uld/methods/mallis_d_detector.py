@@ -21,6 +21,7 @@ from uld.cluster import assign, kmeans, label
 from uld.cluster.detect import PeakParams
 from uld.cluster.kmeans import Clusters
 from uld.cluster.quality import quality
+from uld.cluster.spool import Spool, pieces
 from uld.cluster.summary import summarise
 from uld.contrastive import Taught
 from uld.errors import ULDError
@@ -85,20 +86,22 @@ class MallisDDetector(Method):
 
     def _channels(self, source: Source, rows: NDArray[np.int64], count: int, rng: np.random.Generator) -> Discovery:
         """The heat maps as clusters of one point an image."""
-        parts = []
+        parts, x, total = [], Spool(), np.zeros(1, dtype=np.float32)
         for batch in runtime.batches(rows):
             descriptors, heat = source.maps(batch)
             at, _ = tops(heat, source.inside(batch), count)
-            found = F.normalize(coords.sample(descriptors, at), dim=2)
-            parts.append((source.to_image(batch, at.cpu().numpy()), found.cpu().numpy()))
-        xy, x = (np.concatenate(column) for column in zip(*parts, strict=True))
-        centroids = x.mean(0)
-        distance = ((x - centroids) ** 2).sum(2).ravel()
+            found = F.normalize(coords.sample(descriptors, at), dim=2).cpu().numpy()
+            for one in found:  # in the order of the images, whatever the batches
+                total = total + one
+            parts.append(source.to_image(batch, at.cpu().numpy()).reshape(-1, 2))
+            x.append(found.reshape(-1, found.shape[2]))
+        centroids = total / np.float32(len(rows))
         own = np.tile(np.arange(count), len(rows))
-        total = float(distance.sum(dtype=np.float64))
-        clusters = Clusters(centroids, own, distance, np.full(count, len(rows)), total, distance.size)
-        image, points = np.repeat(rows, count), x.reshape(-1, x.shape[2])
-        return Discovery(summarise(image, xy.reshape(-1, 2), points, clusters, rng), quality(points, clusters, rng))
+        distance = np.concatenate([((x[piece] - centroids[own[piece]]) ** 2).sum(1) for piece in pieces(len(x))])
+        inertia = float(distance.sum(dtype=np.float64))
+        clusters = Clusters(centroids, own, distance, np.full(count, len(rows)), inertia, distance.size)
+        landmarks = summarise(np.repeat(rows, count), np.concatenate(parts), x, clusters, rng)
+        return Discovery(landmarks, quality(x, clusters, rng))
 
     # --- label ---
 
@@ -202,7 +205,7 @@ def flip_agreement(
         mirror: the view that shows the mirror image.
     """
     count = len(centroids)
-    before, after = [], []
+    before, after = [], Spool()
     for batch in runtime.batches(rows):
         xy = label.table(labels, batch, 0, count)
         known = np.isfinite(xy).all(2)
@@ -211,7 +214,7 @@ def flip_agreement(
         x = F.normalize(coords.sample(maps, cells), dim=2).cpu().numpy()
         before.append(np.nonzero(known)[1])
         after.append(x[known])
-    turned, _ = kmeans.nearest(np.concatenate(after), centroids)
+    turned, _ = kmeans.nearest(after, centroids)
     votes = np.zeros((count, count), dtype=np.int64)
     np.add.at(votes, (np.concatenate(before), turned), 1)
     return float(votes.max(1).sum() / max(1, votes.sum()))
