@@ -68,9 +68,7 @@ def test_landmarks_come_back(tmp_path: Path, count: int) -> None:
 
 
 def test_poses_come_back(tmp_path: Path) -> None:
-    poses = PoseCentroids(
-        *(np.full(shape, i, np.float32) for i, shape in enumerate([(2, 5), 5, 5, (2, 3, 4)])), np.arange(2)
-    )
+    poses = PoseCentroids(*(np.full(shape, i, np.float32) for i, shape in enumerate([(2, 5), (2, 3, 4)])), np.arange(2))
     for places in (None, np.ones((2, 2, 3, 2), np.float32)):
         want = replace(landmarks(3, 4, 2), poses=replace(poses, places=places))
         artifacts.write_landmarks(tmp_path / "landmarks.h5", want)

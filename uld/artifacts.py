@@ -166,14 +166,12 @@ def read_annotations(path: Path) -> Annotations:
 class PoseCentroids:
     """Landmarks that are looked for differently in each of Q poses (two-stage clustering).
 
-    codes (Q, C) float32 centroids of pose codes in z-scores; mean, spread (C,) float32: z = (code - mean) / spread;
-    landmarks (Q, K, D) float32 centroids of each pose, slot k of each is landmark k; counts (Q,) int64 images; places
-    (V, Q, K, 2) float32 cells: where they are looked for in a plain and, V = 2, a mirrored map; None: anywhere alike.
+    codes (Q, C) float32 centroids of pose codes; landmarks (Q, K, D) float32 centroids of each pose, slot k of each is
+    landmark k; counts (Q,) int64 images; places (V, Q, K, 2) float32 cells: where they are looked for in a plain and,
+    V = 2, a mirrored map; None: anywhere alike.
     """
 
     codes: NDArray[np.float32]
-    mean: NDArray[np.float32]
-    spread: NDArray[np.float32]
     landmarks: NDArray[np.float32]
     counts: NDArray[np.int64]
     places: NDArray[np.float32] | None = None

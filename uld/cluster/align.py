@@ -50,7 +50,7 @@ def align(
     """
     order = np.tile(np.arange(centroids.shape[1]), (len(poses), 1))
     apart = []
-    for parent, child in outward(poses, counts):
+    for parent, child in outward(poses, int(np.argmax(counts))):
         known = order[parent]
         gap = _angles(centroids[parent, known], centroids[child])
         row, order[child] = linear_sum_assignment(gap + weight * _gaps(xy[parent, known], xy[child]))
@@ -61,14 +61,11 @@ def align(
     return order, Drift(float(moved), float(np.mean(apart)))
 
 
-def outward(poses: NDArray[np.floating], counts: NDArray[np.integer]) -> list[tuple[int, int]]:
-    """Edges (parent, child) of the minimum spanning tree of pose centroids (Q, C), each after that to its parent.
-
-    The first parent is the pose of most images, of counts (Q,).
-    """
+def outward(poses: NDArray[np.floating], first: int) -> list[tuple[int, int]]:
+    """Edges (parent, child) of the minimum spanning tree of pose centroids (Q, C), from pose `first` outward."""
     # a 0 is no edge to scipy, and poses may coincide; adding to all edges leaves the tree as it is
     tree = minimum_spanning_tree(cdist(poses, poses) + 1 - np.eye(len(poses)))
-    found, parent = breadth_first_order(tree, int(np.argmax(counts)), directed=False)
+    found, parent = breadth_first_order(tree, first, directed=False)
     return [(int(parent[child]), int(child)) for child in found[1:]]
 
 

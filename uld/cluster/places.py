@@ -25,10 +25,12 @@ def cost(places: Floats, grid: int, weight: float) -> torch.Tensor:
 
 
 def find(held: list[Held], centroids: Floats, poses: Floats, detect: DetectParams, weight: float, times: int) -> Floats:
-    """Mean places of dense matches, from the largest pose outward along the tree of pose centroids (`align.outward`).
+    """Mean places of dense matches, from one pose outward along the tree of pose centroids (`align.outward`).
 
-    The largest pose starts from the medians of matches wherever they are, every other from the places of its neighbour,
-    which it keeps if it has no image; then matches and their means take turns.
+    The first is the pose that shows its landmarks in the same places in most of its images: the matches there, wherever
+    they are, lie nearest to their medians on average. It starts from these, every other pose from the places of its
+    neighbour, which it keeps if it has no image; then matches and their means take turns. A pose of less than half the
+    mean number of images is not the first: of few the scatter says little.
 
     Args:
         held: images of each of Q poses in one view.
@@ -41,10 +43,15 @@ def find(held: list[Held], centroids: Floats, poses: Floats, detect: DetectParam
         (Q, K, 2) in cells.
     """
     counts = np.array([len(one.rows) for one in held])
-    root = int(np.argmax(counts))
-    out = np.zeros((*centroids.shape[:2], 2), dtype=np.float32)
-    out[root] = np.median(_matches(held[root], centroids[root], detect, None), axis=0)
-    for parent, pose in [(root, root), *outward(poses, counts)]:
+    medians, scatter = np.zeros((*centroids.shape[:2], 2), dtype=np.float32), np.full(len(held), np.inf)
+    for pose in np.flatnonzero(2 * counts >= max(counts.mean(), 1)):
+        free = _matches(held[pose], centroids[pose], detect, None)
+        medians[pose] = np.median(free, axis=0)
+        scatter[pose] = np.linalg.norm(free - medians[pose], axis=2).mean()
+    first = int(np.argmin(scatter))
+    out = np.zeros_like(medians)
+    out[first] = medians[first]
+    for parent, pose in [(first, first), *outward(poses, first)]:
         out[pose] = out[parent]
         for _ in range(times if counts[pose] else 0):
             far = cost(out[pose], held[pose].inside.shape[-1], weight)

@@ -97,7 +97,7 @@ def discover(
         hands = zip(*_of_poses(held, poses), strict=True)
         found = [places.find(list(h), slots.centroids, poses.centroids, detect, p.place, p.iterations) for h in hands]
         where = np.stack(found)
-    kept = PoseCentroids(poses.centroids, poses.mean, poses.spread, slots.centroids, poses.counts, where)
+    kept = PoseCentroids(poses.centroids, slots.centroids, poses.counts, where)
     shown = label.picture(points, everywhere, rng)
     figures |= quality(points.descriptor, kmeans.of(points.descriptor, everywhere), rng)
     return Discovery(replace(shown, poses=kept), figures)
@@ -189,7 +189,7 @@ def mark(
         The landmarks, and pose (n,) and margin (n,) of the images `rows` (n,).
     """
     far = _far(source, rows, view, poses, place)
-    known = Poses(poses.codes, poses.mean, poses.spread, np.empty(0, np.int64), poses.counts)
+    known = Poses(poses.codes, np.empty(0, np.int64), poses.counts)
     parts = []
     for batch in runtime.batches(rows):
         maps = label.Maps(*source.maps(batch, view), source.inside(batch, view))

@@ -18,7 +18,6 @@ from uld.errors import ULDError
 
 log = logging.getLogger(__name__)
 
-SILENT = 0.1  # of the largest spread: a code unit below varies too little to tell poses apart
 ROUNDING = 1e-6  # of a unit's own size, at least of 1: a smaller spread is an error of float32
 
 # --- images by pose ---
@@ -28,13 +27,10 @@ ROUNDING = 1e-6  # of a unit's own size, at least of 1: a smaller spread is an e
 class Poses:
     """Q pose clusters of n images.
 
-    centroids (Q, C) float32 in z-scores; mean, spread (C,) float32: z = (code - mean) / spread; label (n,) int64, the
-    nearest centroid; counts (Q,) int64.
+    centroids (Q, C) float32; label (n,) int64, the nearest centroid; counts (Q,) int64.
     """
 
     centroids: NDArray[np.float32]
-    mean: NDArray[np.float32]
-    spread: NDArray[np.float32]
     label: NDArray[np.int64]
     counts: NDArray[np.int64]
 
@@ -45,7 +41,7 @@ class Poses:
             label (m,), and margin (m,) in [0, 1]: L2 distance to the nearest centroid over that to the second nearest.
             0: sure, and so it is where there is one pose only; 1: as near to another.
         """
-        distance = cdist(_standard(codes, self.mean, self.spread), self.centroids)
+        distance = cdist(codes, self.centroids)
         label = distance.argmin(1).astype(np.int64)
         if len(self.centroids) == 1:
             return label, np.zeros(len(codes), dtype=np.float32)
@@ -63,10 +59,10 @@ def pose_clusters(
     iterations: int,
     init: NDArray[np.floating] | None = None,
 ) -> Poses:
-    """k-means of z-scored pose codes (n, C); small clusters are merged, so that each pose can feed a clustering.
+    """k-means of pose codes (n, C); small clusters are merged, so that each pose can feed a clustering.
 
-    A unit that the encoder has switched off would weigh as much as the others once z-scored: if it varies less than
-    `SILENT` of the unit that varies most, it is divided by the spread of that one.
+    Distances are those of the contrastive loss (equation 3). z-scores would make units count alike, though the encoder
+    spreads a unit by how much it has to say.
 
     Args:
         count: Q, at most so many clusters come out.
@@ -87,40 +83,24 @@ def pose_clusters(
     bad = len(codes) - np.count_nonzero(np.isfinite(codes).all(axis=1))
     if bad:
         raise ULDError(f"pose codes of {bad} of {len(codes)} images are not finite: train the pose proxy anew.")
-    mean, spread = _scale(codes)
-    z = _standard(codes, mean, spread)
-    start = None
-    if init is not None and len(init) <= count:
-        count = len(init)
-        start = _standard(init, mean, spread)
-    fitted = kmeans.fit(z, count, rng, restarts=restarts, iterations=iterations, cap=len(z), init=start)
-    centroids, label, counts = _merge(z, fitted.centroids, least)
-    if len(centroids) < count:
-        log.warning("%d of %d pose clusters remain: the others had fewer than %d images", len(centroids), count, least)
-    return Poses(centroids, mean, spread, label, counts)
-
-
-def _scale(codes: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean (C,) of codes (n, C), and what to divide by (C,)."""
-    mean, spread = codes.mean(0, dtype=np.float64), codes.std(0, dtype=np.float64)
-    spread[spread <= ROUNDING * np.maximum(1, np.abs(mean))] = 0
-    largest = spread.max(initial=0)
-    if largest == 0:
+    if (codes.std(0, dtype=np.float64) <= ROUNDING * np.maximum(1, np.abs(codes).max(0))).all():
         raise ULDError(
             "all images have the same pose code (the pose proxy has collapsed): train it anew, longer, or with a lower "
             "weight of the KL divergence."
         )
-    return mean.astype(np.float32), np.where(spread < SILENT * largest, largest, spread).astype(np.float32)
-
-
-def _standard(
-    codes: NDArray[np.floating], mean: NDArray[np.float32], spread: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    return np.ascontiguousarray((codes - mean) / spread, dtype=np.float32)
+    x = np.ascontiguousarray(codes, dtype=np.float32)
+    start = None
+    if init is not None and len(init) <= count:
+        count, start = len(init), np.ascontiguousarray(init, dtype=np.float32)
+    fitted = kmeans.fit(x, count, rng, restarts=restarts, iterations=iterations, cap=len(x), init=start)
+    centroids, label, counts = _merge(x, fitted.centroids, least)
+    if len(centroids) < count:
+        log.warning("%d of %d pose clusters remain: the others had fewer than %d images", len(centroids), count, least)
+    return Poses(centroids, label, counts)
 
 
 def _merge(
-    z: NDArray[np.float32], centroids: NDArray[np.float32], least: int
+    x: NDArray[np.float32], centroids: NDArray[np.float32], least: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
     """Join the smallest cluster with the nearest one while it has no image, or fewer than `least`.
 
@@ -128,7 +108,7 @@ def _merge(
         centroids (Q, C), the nearest one of each image (n,) and the images of each (Q,).
     """
     while True:
-        label = cdist(z, centroids).argmin(1).astype(np.int64)
+        label = cdist(x, centroids).argmin(1).astype(np.int64)
         counts = np.bincount(label, minlength=len(centroids))
         small = counts.argmin()
         if len(centroids) == 1 or counts[small] >= max(least, 1):
