@@ -20,7 +20,7 @@ PARAMS = Path(__file__).parents[1] / "params.yaml"
 def backbone(config: training.TrainParams) -> Backbone:
     """The model that the backbone stage would train, with random weights: its speed is the same."""
     torch.manual_seed(0)
-    unet: Any = training._unet(config)
+    unet: Any = training.new_unet(config)
     unet.to(runtime.device()).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     codec = Codec(None, config.factor, config.channels)
     alphas = training._scheduler().alphas_cumprod.to(runtime.device())

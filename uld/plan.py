@@ -87,7 +87,7 @@ def _hollow(tree: dict[str, Any]) -> tuple[Backbone, Any, int]:
     vae, prompt = None, None
     with torch.device("meta"):
         if isinstance(block, training.TrainParams):
-            unet, factor = training._unet(block), block.factor
+            unet, factor = training.new_unet(block), block.factor
         else:
             root = backbone.fetch(block.path, block.revision)
             config = json.loads((root / "unet/config.json").read_text())

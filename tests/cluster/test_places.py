@@ -48,7 +48,7 @@ def both(one: Held, other: Held) -> Held:
 
 def find(weight: float, held: list[Held] | None = None) -> np.ndarray:
     held = held or [pose(9, 0.9, 0.8), both(pose(4, 0.8, 0.9, 1), pose(3, 0.9, 0.8, 1)), pose(4, 0.7, 0.9, 2)]
-    return places.find(held, CENTROIDS, POSES, DETECT, weight, 5)[:, 0]
+    return places.find(held, CENTROIDS, POSES, DETECT, weight)[:, 0]
 
 
 def test_places_go_on_from_pose_to_pose() -> None:
@@ -65,7 +65,7 @@ def test_without_weight_a_twin_takes_over() -> None:
 def test_the_first_pose_is_the_one_whose_images_agree() -> None:
     """In the largest pose they do not: most show `HOME`, some `TWIN`."""
     mixed = both(pose(9, 0.9, 0.8), pose(4, 0.8, 0.9))
-    np.testing.assert_allclose(find(10, [mixed, pose(5, 0.8, 0.9), mixed]), np.tile(TWIN, (3, 1)), atol=0.3)
+    np.testing.assert_allclose(find(10, [mixed, pose(6, 0.8, 0.9), mixed]), np.tile(TWIN, (3, 1)), atol=0.3)
 
 
 def test_of_few_images_agreement_says_little() -> None:
@@ -84,5 +84,5 @@ def test_heat_counts_too() -> None:
     hot = held.heat.clone()
     hot[..., :8] = 0.1
     leaning = replace(DETECT, heat=0.1)
-    found = places.find([replace(held, heat=hot)], CENTROIDS[:1], POSES[:1], leaning, 1e-6, 1)
+    found = places.find([replace(held, heat=hot)], CENTROIDS[:1], POSES[:1], leaning, 1e-6)
     np.testing.assert_allclose(found[0, 0], TWIN, atol=0.3)

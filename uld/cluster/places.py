@@ -16,6 +16,9 @@ from uld.cluster.recentre import Held
 
 Floats = NDArray[np.float32]
 
+TURNS = 20  # of matches and their means, at most
+SETTLED = 0.03  # cells that no mean moves any more
+
 
 def cost(places: Floats, grid: int, weight: float) -> torch.Tensor:
     """`weight` x squared distance (K, grid, grid) of each cell to the places (K, 2) in cells, in sides of the map."""
@@ -24,39 +27,43 @@ def cost(places: Floats, grid: int, weight: float) -> torch.Tensor:
     return weight * gap.square().sum(-1) / grid**2
 
 
-def find(held: list[Held], centroids: Floats, poses: Floats, detect: DetectParams, weight: float, times: int) -> Floats:
+def find(held: list[Held], centroids: Floats, poses: Floats, detect: DetectParams, weight: float) -> Floats:
     """Mean places of dense matches, from one pose outward along the tree of pose centroids (`align.outward`).
 
-    The first is the pose that shows its landmarks in the same places in most of its images: the matches there, wherever
-    they are, lie nearest to their medians on average. It starts from these, every other pose from the places of its
-    neighbour, which it keeps if it has no image; then matches and their means take turns. A pose of less than half the
-    mean number of images is not the first: of few the scatter says little.
+    The first is the pose whose images agree best: their matches, wherever they are, lie nearest to their medians. It
+    starts from these, every other pose from the places of its neighbour, which it keeps if it has no image; then
+    matches and their means take turns.
 
     Args:
         held: images of each of Q poses in one view.
         centroids: (Q, K, D).
         poses: (Q, C) pose centroids.
         weight: of the squared distance against the cosine, see `cost`.
-        times: turns.
 
     Returns:
         (Q, K, 2) in cells.
     """
-    counts = np.array([len(one.rows) for one in held])
-    medians, scatter = np.zeros((*centroids.shape[:2], 2), dtype=np.float32), np.full(len(held), np.inf)
-    for pose in np.flatnonzero(2 * counts >= max(counts.mean(), 1)):
-        free = _matches(held[pose], centroids[pose], detect, None)
-        medians[pose] = np.median(free, axis=0)
-        scatter[pose] = np.linalg.norm(free - medians[pose], axis=2).mean()
-    first = int(np.argmin(scatter))
-    out = np.zeros_like(medians)
-    out[first] = medians[first]
+    free = [_matches(one, own, detect, None) for one, own in zip(held, centroids, strict=True)]
+    first = _first(free)
+    out = np.zeros((*centroids.shape[:2], 2), dtype=np.float32)
+    out[first] = np.median(free[first], axis=0)
     for parent, pose in [(first, first), *outward(poses, first)]:
         out[pose] = out[parent]
-        for _ in range(times if counts[pose] else 0):
+        for _ in range(TURNS if len(free[pose]) else 0):
             far = cost(out[pose], held[pose].inside.shape[-1], weight)
-            out[pose] = _matches(held[pose], centroids[pose], detect, far).mean(0)
+            before, out[pose] = out[pose].copy(), _matches(held[pose], centroids[pose], detect, far).mean(0)
+            if np.abs(out[pose] - before).max() < SETTLED:
+                break
     return out
+
+
+def _first(matches: list[Floats]) -> int:
+    """The pose whose matches (n, K, 2) scatter least. Of less than half the mean number of images that says little."""
+    counts = np.array([len(one) for one in matches])
+    scatter = np.full(len(matches), np.inf)
+    for pose in np.flatnonzero(2 * counts >= max(counts.mean(), 1)):
+        scatter[pose] = np.linalg.norm(matches[pose] - np.median(matches[pose], axis=0), axis=2).mean()
+    return int(np.argmin(scatter))
 
 
 def _matches(held: Held, centroids: Floats, detect: DetectParams, far: torch.Tensor | None) -> Floats:

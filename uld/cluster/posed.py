@@ -95,7 +95,7 @@ def discover(
     where = None
     if p.place is not None:
         hands = zip(*_of_poses(held, poses), strict=True)
-        found = [places.find(list(h), slots.centroids, poses.centroids, detect, p.place, p.iterations) for h in hands]
+        found = [places.find(list(h), slots.centroids, poses.centroids, detect, p.place) for h in hands]
         where = np.stack(found)
     kept = PoseCentroids(poses.centroids, slots.centroids, poses.counts, where)
     shown = label.picture(points, everywhere, rng)

@@ -122,7 +122,7 @@ class _Run:
         self.held, self.kept = crops[torch.from_numpy(held)], crops[torch.from_numpy(~held)][: int(held.sum())]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(runtime.torch_rng(seed, "backbone-init").initial_seed())
-            self.net = _unet(params)
+            self.net = new_unet(params)
         self.net.to(self.device)
         self.average = {name: value.clone() for name, value in self.net.state_dict().items()}
         self.best = {name: value.clone() for name, value in self.average.items()}
@@ -268,8 +268,12 @@ def augment(images: Tensor, params: AugmentParams, rng: torch.Generator) -> Tens
     return (moved * (1 + light[:, 0]) + light[:, 1]).clamp(-1, 1)
 
 
-def _unet(params: TrainParams) -> UNet2DModel:
-    """Attention at the lowest resolution only."""
+def new_unet(params: TrainParams) -> UNet2DModel:
+    """The network that is trained, with random weights: attention at the lowest resolution only.
+
+    Raises:
+        BackboneError: sizes that do not fit together.
+    """
     step = params.factor * 2 ** (len(params.widths) - 1)
     if params.image_size % step or any(width % 16 for width in params.widths) or params.widths[-1] % 32:
         raise BackboneError(
