@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uld.errors import ULDError
-from uld.evaluate.pose import accuracy, explained, matched_accuracy, scores, yaw_bins
+from uld.evaluate.pose import accuracy, accuracy_of_yaw, explained, matched_accuracy, scores, yaw_bins
 
 
 def test_five_ranges_of_yaw() -> None:
@@ -69,6 +69,17 @@ def test_accuracy_by_hand() -> None:
     np.testing.assert_allclose(ranges, [1 / 2, np.nan, 7 / 9, np.nan, np.nan])
 
 
+def test_accuracy_of_the_yaw_itself() -> None:
+    """Two clusters part 0 ... 50 from 80 and 85: of the five below, three are frontal."""
+    yaw = np.array([0.0, 10, 20, 40, 50, 80, 85, np.nan])
+    assert accuracy_of_yaw(yaw, 2) == pytest.approx(5 / 7)
+    assert accuracy_of_yaw(yaw, 1) == pytest.approx(3 / 7)
+    assert accuracy_of_yaw(yaw, 100) == 1
+    even = np.linspace(-89, 89, 2000)
+    assert 0.7 < accuracy_of_yaw(even, 5) < 0.8 and accuracy_of_yaw(even, 6) > 0.95
+    assert scores(np.array([0, 1, 0, 1, 0, 1, 0, 1]), yaw)["of_yaw"] == pytest.approx(5 / 7)
+
+
 def test_accuracy_of_one_cluster_is_chance() -> None:
     yaw = np.array([0.0, 10, -20, 40, 70, np.nan])
     told = scores(np.zeros(6, int), yaw)
@@ -79,9 +90,10 @@ def test_accuracy_of_one_cluster_is_chance() -> None:
 @given(st.lists(st.tuples(st.integers(0, 6), st.floats(-90, 90)), min_size=1, max_size=40))
 def test_accuracy_lies_between_matched_and_one(pairs: list[tuple[int, float]]) -> None:
     label, yaw = np.array([u for u, _ in pairs]), np.array([v for _, v in pairs])
-    told = scores(label, yaw)
-    assert told["matched"] <= told["accuracy"] <= 1
-    assert told["chance"] <= told["accuracy"]
+    bins = yaw_bins(yaw)
+    share, _ = accuracy(label, bins)
+    chance, _ = accuracy(np.zeros(len(label), int), bins)
+    assert matched_accuracy(label, bins) <= share <= 1 and chance <= share
 
 
 def test_without_yaw() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
+from sklearn.cluster import KMeans
 
 from uld.errors import ULDError
 
@@ -84,6 +85,24 @@ def matched_accuracy(label: NDArray[np.integer], bins: NDArray[np.integer]) -> f
     return float(together[linear_sum_assignment(together, maximize=True)].sum() / together.sum())
 
 
+def accuracy_of_yaw(yaw: NDArray[np.floating], count: int) -> float:
+    """`accuracy` of k-means of the yaw itself in so many clusters: what codes that are nothing but yaw come to.
+
+    Ranges are not of equal width and k-means draws its borders where it likes, so that is less than 1.
+
+    Args:
+        yaw: (n,) degrees, NaN = unknown.
+        count: clusters; no more than there are different values.
+
+    Raises:
+        ULDError: no yaw is known.
+    """
+    known = yaw[_some(np.isfinite(yaw))]
+    count = min(count, len(np.unique(known)))
+    label = KMeans(count, n_init=10, random_state=0).fit_predict(known[:, None])
+    return accuracy(label, yaw_bins(known))[0]
+
+
 def scores(label: NDArray[np.integer], yaw: NDArray[np.floating]) -> dict[str, Any]:
     """All figures of pose clusters label (n,) against yaw (n,) in degrees, NaN = unknown; for a metrics file.
 
@@ -92,11 +111,13 @@ def scores(label: NDArray[np.integer], yaw: NDArray[np.floating]) -> dict[str, A
     """
     bins = yaw_bins(yaw)
     share, ranges = accuracy(label, bins)
+    clusters = len(np.unique(label))
     return {
-        "clusters": len(np.unique(label)),
+        "clusters": clusters,
         "yaw_explained": explained(label, yaw),
         "accuracy": share,
         "chance": float(np.bincount(bins[bins >= 0]).max() / (bins >= 0).sum()),  # of one cluster for all
+        "of_yaw": accuracy_of_yaw(yaw, clusters),
         "matched": matched_accuracy(label, bins),
         "ranges": dict(zip(RANGES, ranges.tolist(), strict=True)),
     }
