@@ -160,21 +160,21 @@ class InTurn:
 def timeline(folder: Path, shapes: dict[str, tuple[int, int, int]], rows: int, seconds: float) -> tuple[float, float]:
     """Fill a store from a device that takes `seconds` a view, the CPU being free: whole time, and the wait in it.
 
-    The wait runs from a shard's last view to the next shard's first one, and from the last shard's to the end.
+    It waits from when it has a batch until it may begin the next one, or all is written.
     """
     begun, waited, free = time.perf_counter(), 0.0, 0.0
-    values = {
-        name: torch.randn(8, *shape, generator=torch.Generator().manual_seed(0)) for name, shape in shapes.items()
-    }
+    noise = torch.Generator().manual_seed(0)
+    # in half precision: it is the device that converts them
+    values = {name: torch.randn(8, *shape, generator=noise).half() for name, shape in shapes.items()}
 
     def compute(first: int, end: int) -> Iterator[tuple[int, int, Features]]:
         nonlocal waited, free
-        waited += time.perf_counter() - free if free else 0.0
         for start in range(0, end - first, 8):
             count = min(8, end - first - start)
+            waited += time.perf_counter() - free if free else 0.0
             time.sleep(seconds * count)
+            free = time.perf_counter()
             yield start, 0, {name: value[:count] for name, value in values.items()}
-        free = time.perf_counter()
 
     scratch = folder / "scratch"
     scratch.mkdir(parents=True)

@@ -24,7 +24,7 @@ from uld.features import backbone, training
 from uld.features.backbone import DTYPES, Backbone, Codec
 from uld.features.extract import NetworkParams
 from uld.features.extractor import Extractor
-from uld.features.store import IN_FLIGHT, SHARD_BYTES
+from uld.features.store import IN_FLIGHT
 
 EFFICIENCY = 0.5  # of a matrix product's speed; benchmarks/bench_sd.py prints what this machine reaches
 TOKENS = 77  # of the empty text
@@ -181,11 +181,12 @@ def show(tree: dict[str, Any], free: int) -> bool:
         table.add_row(mark + way.name, _size(way.disk), f"{way.flop / rate / 3600:.2g}")
     console = Console(highlight=False)
     console.print(table)
+    flight = IN_FLIGHT * runtime.batch_size() * 2 * sum(one.maps[name] * one.cells[name] for name in one.maps)
     said = (
         f"{doctor.images(tree)} images. GFLOP a view: {one.encode / 1e9:.3g} to encode, {one.read / 1e9:.3g} to read.",
         f"Hours are at {rate / 1e12:.2g} TFLOP/s, {EFFICIENCY:.0%} of a matrix product's; training comes on top.",
-        f"Host memory: {_size(IN_FLIGHT * SHARD_BYTES)} for the shard being computed and the one being written, and "
-        f"{runtime.batch_size()} views of a batch.",
+        f"Host memory: {_size(flight)} at most for features of {IN_FLIGHT} x {runtime.batch_size()} views: "
+        "a batch is computed while one is written.",
         f"Free disk: {_size(free)}.",
     )
     for line in said:

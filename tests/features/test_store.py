@@ -71,27 +71,43 @@ def test_memory_is_bounded_by_the_shard() -> None:
         assert rows * 2 * views * (3 * 16 + 2 * 64) <= store.SHARD_BYTES
 
 
-def test_a_shard_is_written_while_the_next_one_is_computed(
+def test_a_batch_is_written_while_the_next_one_is_computed(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And not the one after that: two are in memory."""
-    write, begun, seen = store._write_shard, threading.Event(), []
+    """And not the one after that: two are in memory. A shard begins when the one before it is on disk."""
+    write, begun, seen = store._write, threading.Event(), []
 
-    def writing(group: Any, first: int, block: store.Block) -> None:
+    def writing(*part: Any) -> None:
         assert begun.wait(60)
-        write(group, first, block)
-        seen.append(("written", first))
+        write(*part)
+        seen.append("written")
 
     def computing(first: int, end: int) -> Iterator[tuple[int, int, Features]]:
-        seen.append(("begun", first))
-        if first == 3:
-            begun.set()
-        yield from compute(first, end)
+        assert seen.count("begun") == seen.count("written")
+        for number, part in enumerate(compute(first, end)):
+            seen.append("begun")
+            if number == 1:
+                begun.set()
+            assert seen.count("begun") <= seen.count("written") + store.IN_FLIGHT
+            yield part
 
-    monkeypatch.setattr(store, "_write_shard", writing)
+    monkeypatch.setattr(store, "_write", writing)
     assert digest(build(tmp_path / "b", computing)) == digest(whole)
-    for first in (0, 3):
-        assert seen.index(("written", first)) < seen.index(("begun", first + store.IN_FLIGHT * 3))
+    assert seen.count("written") == 2 * 7  # shards of 3, 3, 3 and 2 rows in batches of 2, in two views
+
+
+def test_a_chunk_is_what_zarr_writes(tmp_path: Path, whole: Path) -> None:
+    """The last one has rows that no image has."""
+    group = zarr.open_group(tmp_path / "zarr", mode="w")
+    for name, shape in SHAPES.items():
+        chunks = (3, VIEWS, *shape)
+        made = group.create_array(
+            name, shape=(ROWS, VIEWS, *shape), chunks=chunks, dtype="<f2", compressors=None, fill_value=float("nan")
+        )
+        made[:] = np.stack([value(name, np.arange(ROWS), view).half().numpy() for view in range(VIEWS)], 1)
+        for number in range(4):
+            file = f"{name}/c/{number}/0/0/0/0"
+            assert (whole / file).read_bytes() == (tmp_path / "zarr" / file).read_bytes()
 
 
 # --- refusing ---

@@ -14,8 +14,8 @@ FEATURES = """
 import os, runpy, signal
 from uld.features import store
 store.SHARD_BYTES, write, computed = 1, store._write_shard, []
-def writing(group, first, *rest):
-    write(group, first, *rest)
+def writing(chunks, first, *rest):
+    write(chunks, first, *rest)
     computed.append(first)
     if os.environ["KILL"] == "1" and len(computed) == 6:
         os.kill(os.getpid(), signal.SIGKILL)

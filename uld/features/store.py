@@ -5,18 +5,20 @@ therefore not compressed (float16 features hardly shrink) and hold many rows: an
 maps them into memory.
 
 Layout in docs/artifacts.md. A store is built in the scratch folder of its identity and moved into place when complete,
-so a store under its final name is always whole. A thread writes a shard while the next one is computed, never more than
-these two: a run that is asked to stop loses nothing that it has computed, one that is killed, or whose disk is full, at
-most those two shards.
+so a store under its final name is always whole. A shard is written part by part, as it is computed, by a thread: while
+it writes one batch the next one is computed. A run that is asked to stop loses nothing that it has computed; one that
+is killed, or whose disk is full, loses the shard that it is at.
 """
 
+import contextlib
 import errno
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,14 +29,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from uld import ranks, runtime
 from uld.errors import ArtifactError
 
-SHARD_BYTES = 64 * 2**20  # of all arrays together: bounds the writer's memory whatever the number of images
-IN_FLIGHT = 2  # shards in memory: the one being computed and the one being written
+SHARD_BYTES = 64 * 2**20  # of all arrays together: what is computed again after a kill
+IN_FLIGHT = 2  # batches in memory: the one being computed and the one being written
 OPEN_MAPS = 8192  # chunk files mapped at a time: systems allow some 65,000 in a process
+INFINITE = np.uint16(0x7C00)  # the exponent of what is not finite in float16
 
 LATENT = "latent"  # the array of a store that keeps what features are computed from (`online.LatentStore`)
 
 Features = dict[str, torch.Tensor]
-Block = dict[str, NDArray[np.float16]]  # of one shard: {name: (rows, V, C, h, w)}
+Half = NDArray[np.float16]
+Part = dict[str, Half]  # some rows in one view: {name: (rows, C, h, w)}
+
+
+class Chunk(NamedTuple):
+    """The file of one chunk that is being written, and its shape (rows, V, C, h, w)."""
+
+    file: IO[bytes]
+    shape: tuple[int, ...]
 
 
 class FeatureStore:
@@ -114,8 +125,8 @@ def build(
 ) -> None:
     """Fill a store shard by shard and move it to `path`.
 
-    `compute` runs in the calling thread and is kept waiting only if a shard takes longer to write than the next one to
-    compute. A shard counts as finished from when all of it is written.
+    `compute` runs in the calling thread and is kept waiting only if a part takes longer to write than the next one to
+    compute, and for the last part of a shard, which counts as finished when all of it is written.
 
     Args:
         spec: JSON tree of everything that defines the values; `rows` (N) and `arrays` are added.
@@ -135,41 +146,30 @@ def build(
     if runtime.process() == 0:
         _open_partial(partial, shapes, rows, count, shard)
     ranks.wait()
-    group = zarr.open_group(partial, mode="r+")
     starts = range(0, rows, shard)
     left = [a for a in starts if not _marker(scratch, a).exists()]
     ranks.wait()  # until all have counted
     todo = left[runtime.process() :: runtime.processes()]
-
-    def keep(first: int, block: Block) -> None:
-        for name in block:  # zarr would read what a killed run left of it
-            shutil.rmtree(partial / name / "c" / str(first // shard), ignore_errors=True)
-        _write_shard(group, first, block)
-        _marker(scratch, first).touch()
-
-    writing: Future[None] | None = None
     with (
         runtime.interruptible() as interrupt,
         _progress(rows, rows - sum(min(shard, rows - a) for a in left)) as advance,
-        ThreadPoolExecutor(1, "writer") as writer,  # whatever happens here, it finishes the shard that it has
     ):
         for first in todo:
             if interrupt:
                 break
             end = min(first + shard, rows)
-            block = _compute_shard(first, end, count, shapes, compute(first, end), advance)
-            if writing is not None:
-                writing.result()
-            writing = writer.submit(keep, first, block)
-        if writing is not None:
-            writing.result()
+            with _open_shard(partial, first // shard, shard, count, shapes) as chunks:
+                _write_shard(chunks, first, end, compute(first, end), advance)
+            _marker(scratch, first).touch()
         if interrupt and not all(_marker(scratch, a).exists() for a in todo):
             kept = sum(_marker(scratch, a).exists() for a in starts)
             raise runtime.Interrupted(f"{kept} of {len(starts)} shards are kept; run again to go on.")
     ranks.wait()
     if runtime.process():
         return
-    group.attrs.update({"spec": spec, "views": views.tolist(), "mirrored": mirrored.tolist()})
+    zarr.open_group(partial, mode="r+").attrs.update(
+        {"spec": spec, "views": views.tolist(), "mirrored": mirrored.tolist()}
+    )
     for extra in scratch.glob("*.safetensors"):  # the reduction travels with the values it made
         shutil.copy(extra, partial)
     _publish(partial, path)
@@ -219,35 +219,60 @@ def _open_partial(path: Path, shapes: dict[str, tuple[int, int, int]], rows: int
     os.replace(building, path)  # all arrays or none: a kill in between leaves nothing to resume from
 
 
-def _compute_shard(
+@contextlib.contextmanager
+def _open_shard(
+    path: Path, number: int, rows: int, views: int, shapes: dict[str, tuple[int, int, int]]
+) -> Iterator[dict[str, Chunk]]:
+    """A chunk file of each array, empty whatever a killed run left there."""
+    with contextlib.ExitStack() as stack:
+        chunks = {}
+        for name, shape in shapes.items():
+            file = path / name / "c" / f"{number}/0/0/0/0"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            chunks[name] = Chunk(stack.enter_context(file.open("wb", buffering=0)), (rows, views, *shape))
+        yield chunks
+
+
+def _write_shard(
+    chunks: dict[str, Chunk],
     first: int,
     end: int,
-    views: int,
-    shapes: dict[str, tuple[int, int, int]],
     parts: Iterator[tuple[int, int, Features]],
     advance: Callable[[float], None],
-) -> Block:
-    block = {name: np.empty((end - first, views, *shape), dtype=np.float16) for name, shape in shapes.items()}
-    for offset, view, features in parts:
-        size = 0
-        for name, value in features.items():
-            half = value.half().cpu().numpy()
-            if not np.isfinite(half).all():
-                raise ArtifactError(
-                    f"features {name} of rows {first}..{end - 1}, view {view} are not finite in float16: "
-                    "set readout.dtype to float32, or choose other layers."
-                )
-            size = len(half)
-            block[name][offset : offset + size, view] = half
-        advance(size / views)
-    return block
+) -> None:
+    writing: Future[None] | None = None
+    with ThreadPoolExecutor(1, "writer") as writer:  # whatever happens, it ends before the files are closed
+        for offset, view, features in parts:
+            part = {name: value.half().cpu().numpy() for name, value in features.items()}
+            if writing is not None:
+                writing.result()
+            place = f"of rows {first}..{end - 1}, view {view}"
+            writing = writer.submit(_write, chunks, offset, view, part, place)
+            advance(len(next(iter(part.values()))) / next(iter(chunks.values())).shape[1])
+        if writing is not None:
+            writing.result()
+    for chunk in chunks.values():  # zarr fills what the last one has beyond its rows
+        rest = (chunk.shape[0] - end + first, *chunk.shape[1:])
+        _put(chunk, (end - first) * chunk.shape[1], np.full(rest, np.nan, np.float16))
 
 
-def _write_shard(group: zarr.Group, first: int, block: Block) -> None:
-    for name, filled in block.items():
-        array = group[name]
-        assert isinstance(array, zarr.Array)
-        array[first : first + len(filled)] = filled
+def _write(chunks: dict[str, Chunk], offset: int, view: int, part: Part, place: str) -> None:
+    for name, values in part.items():
+        if ((values.view(np.uint16) & INFINITE) == INFINITE).any():  # ten times as fast as isfinite on half precision
+            raise ArtifactError(
+                f"features {name} {place} are not finite in float16: "
+                "set readout.dtype to float32, or choose other layers."
+            )
+        for row, value in enumerate(values, offset):
+            _put(chunks[name], row * chunks[name].shape[1] + view, value)
+
+
+def _put(chunk: Chunk, place: int, values: Half) -> None:
+    """Write values from item `place` on, a row in one view being an item (C, h, w)."""
+    left = np.ascontiguousarray(values, "<f2").reshape(-1).view(np.uint8).data
+    chunk.file.seek(2 * place * math.prod(chunk.shape[2:]))
+    while left:  # a system writes as much as it can at a time
+        left = left[chunk.file.write(left) :]
 
 
 def _marker(scratch: Path, first: int) -> Path:
