@@ -103,7 +103,7 @@ def bootstrap(
 
     def step(number: int) -> tuple[Tensor, dict[str, Tensor]]:
         drawn = batches(number)
-        descriptors, logits = head.maps(drawn.batch.features)
+        descriptors, logits = drawn.batch.through(head.maps)
         nll, success = matching(descriptors, drawn, block.temperature, tolerance)
         refuse_collapse(descriptors, name)
         target = success.unflatten(1, (bank.grid, bank.grid))

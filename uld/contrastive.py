@@ -60,7 +60,7 @@ def train(
 
     def step(number: int) -> tuple[Tensor, dict[str, Tensor]]:
         batch, xy, cells = batches(number)
-        descriptors, logits = head.maps(batch.features)
+        descriptors, logits = batch.through(head.maps)
         refuse_collapse(descriptors, training.name)
         target = heatmaps.render(xy, bank.grid, p.sigma)
         detector = 2 * losses.detector_mse(logits[:, 0].sigmoid(), target, batch.inside)

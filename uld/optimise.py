@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from uld import runtime
+from uld import ranks, runtime
 from uld.artifacts import atomic
 from uld.errors import ULDError
 
@@ -30,7 +30,8 @@ def optimise(
 
     Args:
         model: in training mode during the steps, in evaluation mode afterwards.
-        step: number -> loss and figures to follow. All randomness comes from the number.
+        step: number -> loss and figures to follow, the same in all processes (`uld.ranks`). All randomness comes from
+            the number.
         state: file of the resume state, deleted at the end.
         name: of the run, for messages.
         clip: largest norm of the gradient.
@@ -43,12 +44,14 @@ def optimise(
         ULDError: the loss or its gradient is not finite.
     """
     first, lines = _restore(state, model, optimiser)
+    ranks.align(model)  # and none goes on before all have read the state
     model.train()
     with runtime.interruptible() as interrupt:
         for number in range(first, steps):
             loss, figures = step(number)
             optimiser.zero_grad()
             loss.backward()
+            ranks.average(model)
             slope = nn.utils.clip_grad_norm_(model.parameters(), clip)
             if not (loss + slope).isfinite():
                 told = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
@@ -58,13 +61,15 @@ def optimise(
                 )
             optimiser.step()
             lines.append({"step": number, "loss": loss.item()} | {key: value.item() for key, value in figures.items()})
-            if (number + 1) % KEEP_EVERY == 0 or interrupt:
+            stopping = ranks.anyone(bool(interrupt))
+            if ((number + 1) % KEEP_EVERY == 0 or stopping) and not runtime.process():
                 _keep(state, model, optimiser, lines)
                 print(f"{name} step {number + 1} of {steps}: {_told(lines)}", flush=True)
-            if interrupt:
+            if stopping:
                 raise runtime.Interrupted(f"{name} saved at step {number + 1} of {steps}; run again to go on.")
     model.eval()
-    state.unlink(missing_ok=True)
+    if not runtime.process():
+        state.unlink(missing_ok=True)
     return pd.DataFrame(lines) if lines else pd.DataFrame(columns=["step", "loss"])
 
 

@@ -130,7 +130,7 @@ def _maps(
     pairs = []
     for images in np.array_split(rng.choice(taught.images, count), max(1, count // 32)):
         batch, xy = taught.read(images, rng)
-        heat = head.maps(batch.features)[1].sigmoid()
+        heat = batch.through(head.maps)[1].sigmoid()
         pairs.append((heat.half(), heatmaps.render(xy, head.grid, sigma)[:, None].half()))
     heat, target = (torch.cat(column) for column in zip(*pairs, strict=True))
     return heat, target
@@ -194,7 +194,7 @@ def _taught(training: Training) -> Taught:
 
 def _detect(head: LearnedHead, batch: Batch, xy: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
     """Heat maps (B, 1, G, G), their targets, and the detector's loss."""
-    heat = head.maps(batch.features)[1].sigmoid()
+    heat = batch.through(head.maps)[1].sigmoid()
     target = heatmaps.render(xy, head.grid, sigma)[:, None]
     return heat, target, 2 * losses.detector_mse(heat[:, 0], target[:, 0], batch.inside)
 
@@ -205,7 +205,7 @@ def _spread(head: LearnedHead, taught: Taught, training: Training, steps: int) -
     rng = training.rng(steps)  # no step draws from this stream
     images = rng.choice(taught.images, min(256, len(taught.images)), replace=False)
     codes = [
-        part(head, training.name).encode(head.maps(taught.read(some, rng)[0].features)[1].sigmoid())[0]
+        part(head, training.name).encode(taught.read(some, rng)[0].through(head.maps)[1].sigmoid())[0]
         for some in np.array_split(images, max(1, len(images) // 32))
     ]
     return float((2 * torch.cat(codes).var(0, unbiased=False).sum()).sqrt())

@@ -1,10 +1,12 @@
 """A stage in several processes, one a GPU: with `ULD_NPROC` a stage that runs the diffusion network starts anew as that
 many processes under `torchrun`.
 
-The frozen network takes nearly all of the time and none of the decisions, so its passes alone are divided. The store of
-features is filled shard by shard, each process its own (`divided`). Every other stage runs in the first process as
-ever, which alone draws, trains and writes; whenever it reads a store of latents the other ones run their share of that
-batch (`led`, `spread`). Results are those of one process up to the rounding of smaller batches.
+What is divided depends on the stage. The store of features is filled shard by shard, each process its own (`divided`).
+Training runs in all (`divided`): each draws the same batch, puts its `share` of it through the networks, gets those of
+the others (`whole`), takes the loss of the whole batch, and steps by the mean of all gradients (`average`). Every other
+stage runs in the first process as ever, which alone draws and writes; whenever it reads a store of latents the other
+ones run their share of that batch (`led`, `spread`). Results are those of one process up to the rounding of smaller
+batches.
 """
 
 import contextlib
@@ -14,8 +16,11 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import nn
 
 from uld import runtime
 from uld.errors import ULDError
@@ -26,6 +31,7 @@ _PATIENCE = datetime.timedelta(days=7)  # a served process may wait as long as t
 
 _served: dict[str, Callable[[Any], Tensors]] = {}
 _broken: list[str] = []  # work that was asked for and not yet received: after an error the others wait in vain
+_leading: list[bool] = []  # of this process, while others serve it
 
 
 def divided(main: Callable[[], None]) -> None:
@@ -42,10 +48,11 @@ def led(main: Callable[[], None]) -> None:
         if runtime.process():
             runtime.run(_serve)
             return
+        _leading.append(runtime.processes() > 1)
         try:
             runtime.run(main)
         finally:
-            if runtime.processes() > 1 and not _broken:
+            if _leading.pop() and not _broken:
                 _tell(None)
 
 
@@ -53,6 +60,78 @@ def wait() -> None:
     """Go on when all processes are here."""
     if runtime.processes() > 1:
         dist.barrier()
+
+
+# --- training: the same batch everywhere, each process its share of the work ---
+
+
+def share(count: int) -> NDArray[np.int64]:
+    """Which of `count` items this process takes: as many as any other; the last item again where they run out."""
+    return shares(count)[runtime.process()]
+
+
+def shares(count: int) -> NDArray[np.int64]:
+    """(processes, n): the `share` of each."""
+    size = -(-count // runtime.processes())
+    return np.minimum(np.arange(size * runtime.processes()), count - 1).reshape(-1, size)
+
+
+def whole(part: torch.Tensor, count: int) -> torch.Tensor:
+    """(count, ...): what all processes have made of their shares; the gradient of each goes back to where it was made.
+
+    Args:
+        part: (n, ...) of this process's share.
+    """
+    return part if runtime.processes() == 1 else _Whole.apply(part)[:count]
+
+
+class _Whole(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, part: torch.Tensor) -> torch.Tensor:
+        parts = [torch.empty_like(part) for _ in range(runtime.processes())]
+        dist.all_gather(parts, part.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        # only this process has the gradient through its share, and `average` divides it by their number
+        return gradient.chunk(runtime.processes())[runtime.process()] * runtime.processes()
+
+
+def average(model: nn.Module) -> None:
+    """Replace each gradient by its mean over the processes."""
+    slopes = [one.grad for one in model.parameters() if one.grad is not None]
+    if runtime.processes() == 1 or not slopes:
+        return
+    flat = torch.cat([one.flatten() for one in slopes])
+    dist.all_reduce(flat)
+    flat /= runtime.processes()
+    for one, mean in zip(slopes, flat.split([one.numel() for one in slopes]), strict=True):
+        one.copy_(mean.view_as(one))
+
+
+def align(model: nn.Module) -> None:
+    """Give every process the weights of the first."""
+    if runtime.processes() > 1:
+        for value in model.state_dict().values():
+            dist.broadcast(value, 0)
+
+
+def anyone(said: bool) -> bool:
+    """Whether any process says so."""
+    if runtime.processes() == 1:
+        return said
+    box = torch.tensor(int(said), device=runtime.device())
+    dist.all_reduce(box, dist.ReduceOp.MAX)
+    return bool(box)
+
+
+# --- elsewhere: the first process, whom the others serve ---
+
+
+def leads() -> bool:
+    """Whether other processes wait for what this one asks by `spread`."""
+    return any(_leading)
 
 
 def offer(kind: str, compute: Callable[[Any], Tensors]) -> None:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from smoke.project import Project
+from uld import artifacts
 from uld.features.store import FeatureStore
 
 # one image a shard
@@ -17,9 +18,9 @@ SHARDS = """
 import os, runpy
 from uld.features import store
 store.SHARD_BYTES, write = 1, store._write_shard
-def writing(group, first, *rest):
+def writing(chunks, first, *rest):
     os.write(1, b"<%d>" % first)  # in one piece: the processes share the pipe
-    write(group, first, *rest)
+    write(chunks, first, *rest)
 store._write_shard = writing
 runpy.run_path("stages/features.py", run_name="__main__")
 """
@@ -45,13 +46,52 @@ def test_shards_are_divided(project: Project, reduce: object) -> None:
 def test_latents_are_read_by_all(project: Project) -> None:
     project.set(**{"networks.trained.keep": "latents"})
     project.run(sys.executable, "-m", "stages.features", "trained", ULD_NPROC="2")
-    heads = []
+    heads, labels = [], []
     for count in ("1", "2"):
         project.run(sys.executable, "-m", "stages.bootstrap", "silk", ULD_NPROC=count)
-        heads.append(load_file(project.root / "artifacts/rounds/silk/head.safetensors"))
-    assert heads[0].keys() == heads[1].keys()
-    for name, value in heads[0].items():
-        torch.testing.assert_close(heads[1][name], value, atol=2e-3, rtol=2e-3)
+        heads.append(head(project, "silk"))
+    for count in ("1", "2"):
+        project.run(sys.executable, "-m", "stages.cluster", "duld-1", ULD_NPROC=count)
+        labels.append(artifacts.read_labels(project.root / "artifacts/labels/duld-1/labels.h5"))
+    same(*heads)
+    np.testing.assert_array_equal(labels[1].label, labels[0].label)
+    np.testing.assert_allclose(labels[1].xy, labels[0].xy, atol=1e-3)
+
+
+@pytest.mark.parametrize("key", ["duld-1", "pose_proxy-1", "duld_pp-1"])
+def test_rounds_train_in_all(project: Project, key: str) -> None:
+    want = head(project, key)
+    said = project.run(sys.executable, "-m", "stages.train", key, ULD_NPROC="2")
+    same(want, head(project, key))
+    assert not any(torch.equal(want[name], value) for name, value in head(project, "silk").items() if "detect" in name)
+    steps = [line for line in said.splitlines() if line.startswith("round ")]
+    assert len(steps) == len(set(steps))  # the first process speaks
+
+
+def test_training_in_two_processes_stops_and_goes_on(project: Project) -> None:
+    """Both stop at the same step; one process may end what two have begun."""
+    project.set(**{"steps.duld.train.steps": 90})
+    started = project.start(sys.executable, "-m", "stages.train", "duld-1", ULD_NPROC="2")
+    assert started.stdout is not None
+    next(line for line in started.stdout if line.startswith("round duld-1 step 50"))
+    started.terminate()
+    _, said = started.communicate(timeout=120)
+    assert "round duld-1 saved at step" in said
+    (project.root / "artifacts/rounds/duld-1/head.safetensors").unlink()
+    project.run(sys.executable, "-m", "stages.train", "duld-1")
+    resumed = head(project, "duld-1")
+    project.run(sys.executable, "-m", "stages.train", "duld-1")
+    same(head(project, "duld-1"), resumed)
+
+
+def head(project: Project, key: str) -> dict[str, torch.Tensor]:
+    return load_file(project.root / f"artifacts/rounds/{key}/head.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, atol=2e-3, rtol=2e-3)
 
 
 def test_a_mistake_ends_all_processes(project: Project) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from uld import coords, runtime
+from uld import coords, ranks, runtime
 from uld.errors import ULDError
 from uld.features.source import Frames, Rows
 from uld.features.store import Features, FeatureStore
@@ -19,12 +19,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Batch:
-    """B views: rows (B,) of boxes.csv, views (B,) of the bank, features of each, inside (B, G, G) the ROI."""
+    """B views: rows (B,) of boxes.csv, views (B,) of the bank, inside (B, G, G) the ROI.
+
+    features: {name: (b, C, h, w)} of those that this process takes (`ranks.share`): all, where there is one process.
+    """
 
     rows: Rows
     views: NDArray[np.int64]
     features: Features
     inside: torch.Tensor
+
+    def through(self, model: Callable[[Features], tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
+        """What a model says of all B views."""
+        return tuple(ranks.whole(part, len(self.rows)) for part in model(self.features))
 
 
 class Bank:
@@ -50,8 +57,9 @@ class Bank:
     def read(self, rows: Rows, views: NDArray[np.int64]) -> Batch:
         """The batch of B images, each in its own view."""
         inside = [self._frames.inside(rows[[i]], int(view)) for i, view in enumerate(views)]
-        device = runtime.device()
-        features = {name: value.to(device) for name, value in self._store.views_of(rows, views, self.names).items()}
+        device, own = runtime.device(), ranks.share(len(rows))
+        read = self._store.views_of(rows[own], views[own], self.names)
+        features = {name: value.to(device) for name, value in read.items()}
         return Batch(rows, views, features, torch.from_numpy(np.concatenate(inside)).to(device))
 
     def to_cells(self, batch: Batch, xy: NDArray[np.float32]) -> torch.Tensor:

@@ -53,11 +53,9 @@ class LatentStore(FeatureStore):
     def views_of(self, rows: NDArray[np.int64], views: NDArray[np.int64], names: list[str]) -> Features:
         """{name: (B, C, h, w) float32} of B images, each in its own view, on the device."""
         with self._lock:
-            count = runtime.processes()
-            if count == 1:
+            if not ranks.leads():
                 return self.computed(rows, views, names)
-            share = -(-len(rows) // count)  # the same for all: the last ones repeat the last image
-            pieces = np.minimum(np.arange(count * share), len(rows) - 1).reshape(count, share)
+            pieces = ranks.shares(len(rows))
             tasks = [(str(self.path), str(self._folder), rows[piece], views[piece], names) for piece in pieces]
             parts = ranks.spread("features", tasks)
         return {name: torch.cat([part[name] for part in parts])[: len(rows)] for name in names}

@@ -142,7 +142,7 @@ class MallisDDetector(Method):
 
         def step(number: int) -> tuple[Tensor, dict[str, Tensor]]:
             batch, xy = batches(number)
-            logits = model.maps(batch.features)[1]
+            logits = batch.through(model.maps)[1]
             present = contrastive.within(xy, bank.grid)
             target = heatmaps.render(xy.flatten(0, 1)[:, None], bank.grid, p.sigma).unflatten(0, xy.shape[:2])
             loss = losses.channel_bce(logits, target, batch.inside, present)
