@@ -48,8 +48,9 @@ class RowParams:
 
 @closed(frozen=True, config=CLOSED)
 class RoundParams:
-    """A round of self-training: which model it starts from, which step (method) makes its labels and trains on them."""
+    """A round of self-training: which features, which model it starts from, which step (method) labels and trains."""
 
+    features: str
     start: str
     step: str
 
@@ -99,7 +100,7 @@ def trainable(features: str, start: str, root: Path = Path("artifacts")) -> tupl
     head = models.load(root / "rounds" / start, backbone).to(runtime.device())
     rows = np.flatnonzero(boxes["split"].to_numpy() == "train")
     place = frames(store, Crops(root / "roi/crops.zarr"), boxes, head.grid)
-    return head, Bank(store, place, rows, head.names), backbone
+    return head, Bank(store, place, rows, head.reads(store)), backbone
 
 
 def predict_all(method: Method, landmarks: Landmarks, source: GridSource, boxes: pd.DataFrame) -> Predictions:

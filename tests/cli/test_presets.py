@@ -62,7 +62,7 @@ def test_the_printed_experiment_does_what_write_does(project, name: str) -> None
     assert params.load(Path("other.yaml")) == edit.plain(tree)
 
 
-@pytest.mark.parametrize("there", ["sd15-hyperfeatures", "sd21", "latents", "paper"])
+@pytest.mark.parametrize("there", ["sd15-hyperfeatures", "sd21", "latents", "aggregated", "paper"])
 def test_the_way_back(project, there: str) -> None:
     path = project / "params.yaml"
     before = params.load(path)

@@ -161,8 +161,8 @@ def frames(store: FeatureStore, crops: Crops, boxes: pd.DataFrame, grid: int) ->
 
 def from_store(store: FeatureStore, head: Head, crops: Crops, boxes: pd.DataFrame) -> GridSource:
     """Source over all rows and views of a feature store."""
-    place = frames(store, crops, boxes, head.grid)
-    return _of(head, place, lambda rows, view: store.read(rows, view, head.names), store.mirrored)
+    place, names = frames(store, crops, boxes, head.grid), head.reads(store)
+    return _of(head, place, lambda rows, view: store.read(rows, view, names), store.mirrored)
 
 
 def _of(
