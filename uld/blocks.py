@@ -121,9 +121,10 @@ def _order(tree: dict[str, Any]) -> Iterator[str]:
 
 def _resting(tree: dict[str, Any]) -> Iterator[str]:
     """Aggregators that rest are those of learned starts; what reads their maps begins there and goes on with them."""
+    resting = [name for name in tree["aggregated"] if name not in tree["networks"]]
     for name, one in tree["aggregated"].items():
         start = tree["starts"].get(name, {})
-        if name in tree["networks"]:
+        if name not in resting:
             yield f"aggregated.{name}: networks has a line of this name, and both are kept in artifacts/features."
         elif start.get("head") != "learned":
             yield f"aggregated.{name}: it must have the name of a line of starts with head: learned."
@@ -137,7 +138,7 @@ def _resting(tree: dict[str, Any]) -> Iterator[str]:
     lines |= {f"variants.{name}": one for name, one in tree["variants"].items() if one["start"] not in rounds}
     for key, one in lines.items():
         before = rounds[one["start"]]["features"] if one["start"] in rounds else one["start"]
-        if one["features"] in tree["aggregated"] and before != one["features"]:
+        if one["features"] in resting and before != one["features"]:
             yield (
                 f"{key}.features: '{one['features']}' holds what the aggregator of that start made: begin there, or at "
                 "a round that reads it too."

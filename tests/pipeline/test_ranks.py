@@ -52,6 +52,14 @@ def test_latents_are_read_by_all(project: Project) -> None:
     assert heads[0].keys() == heads[1].keys()
     for name, value in heads[0].items():
         torch.testing.assert_close(heads[1][name], value, atol=2e-3, rtol=2e-3)
+    kept = []
+    for count in ("1", "2"):
+        project.run(sys.executable, "-m", "stages.aggregate", "silk", ULD_NPROC=count)
+        store = FeatureStore(project.root / "artifacts/features/silk.zarr")
+        kept.append([store.read(np.arange(24), view) for view in range(3)])
+    for one, two in zip(*kept, strict=True):
+        for name in ("base", "aggregated"):
+            torch.testing.assert_close(two[name], one[name], atol=5e-3, rtol=5e-3)
 
 
 def test_a_mistake_ends_all_processes(project: Project) -> None:
