@@ -117,7 +117,8 @@ def ways(tree: dict[str, Any], one: Pass) -> Iterator[Way]:
     views = images * sum(len(network.views) for network in networks.values())
     table = tree.get("aggregated") or {}
     rests = any(line["features"] in table for line in (*tree["rounds"].values(), *tree["variants"].values()))
-    resting = list(table) or sorted({_root(tree, name) for name in tree["rounds"]} & _learned(tree))
+    roots = {_root(tree, line) for line in tree["rounds"].values()}
+    resting = list(table) or [name for name in sorted(roots) if tree["starts"][name]["head"] == "learned"]
     passes = [sum(_reads(tree, *one, images, some) for one in networks.items()) for some in ([], resting)]
     online, once = (views * one.encode + count * one.read for count in passes)
     latents = {network.keep == "latents" for network in networks.values()}
@@ -136,22 +137,19 @@ def ways(tree: dict[str, Any], one: Pass) -> Iterator[Way]:
     yield Way("and aggregated maps (aggregated)", below.disk + doctor.map_bytes(tree, resting), flop, rests)
 
 
-def _root(tree: dict[str, Any], name: str) -> str:
-    """The start that a round or a start goes back to."""
-    while name in tree["rounds"]:
-        name = tree["rounds"][name]["start"]
-    return name
-
-
-def _learned(tree: dict[str, Any]) -> set[str]:
-    return {name for name, start in tree["starts"].items() if start["head"] == "learned"}
+def _root(tree: dict[str, Any], line: dict[str, str]) -> str:
+    """The start that a round or row goes back to."""
+    while line["start"] in tree["rounds"]:
+        line = tree["rounds"][line["start"]]
+    return line["start"]
 
 
 def _reads(tree: dict[str, Any], name: str, network: NetworkParams, images: int, resting: list[str]) -> int:
     """How often a view of the network `name` is read by all stages behind it.
 
     Args:
-        resting: starts whose aggregators rest: once for each view, never for their rounds and rows.
+        resting: starts whose aggregators rest: once for each view, never for rounds and rows that read what they made,
+            which are all of theirs where params.yaml lets none rest yet.
     """
     own = {start for start in resting if blocks.read(f"starts.{start}", tree).features == name}
     total = len(own) * len(network.views) * images
@@ -165,7 +163,7 @@ def _reads(tree: dict[str, Any], name: str, network: NetworkParams, images: int,
 
     def reading(key: str) -> list[dict[str, Any]]:
         lines = [line for line in tree[key].values() if table.get(line["features"], line)["features"] == name]
-        return [line for line in lines if _root(tree, line["start"]) not in resting]
+        return [line for line in lines if not (line["features"] in resting if table else _root(tree, line) in resting)]
 
     for line in reading("rounds"):
         step: Any = blocks.read(f"steps.{line['step']}", tree)

@@ -318,6 +318,8 @@ def test_the_plan_of_an_aggregator_that_rests(ready) -> None:
     check(3, 0)
     put(path, networks__trained__keep="latents")
     check(3, 2)
+    put(path, rounds__b__features="trained", variants__duld__features="trained")  # the aggregator learns again
+    assert [way.flop for way in plan.ways(params.load(path), one)][3] == 9e6 + start + 9 + a_round + 2 * a_row
     put(path, starts__silk__model__published="weights/published.pth")  # 384 channels of its own
     assert doctor.map_bytes(params.load(path), ["silk"]) == 2 * 9 * (64 + 384) * 32**2
 
@@ -344,6 +346,9 @@ def test_the_plan_is_printed_and_refused(ready, uld, monkeypatch) -> None:
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
     assert uld("doctor", "--plan").exit_code == 1
+    put(ready / "params.yaml", rounds=chained(a="b"))
+    done = uld("doctor", "--plan")
+    assert done.exit_code == 2 and "'b' is a later round" in done.output
 
 
 def test_the_hub_is_not_asked(ready, monkeypatch) -> None:
