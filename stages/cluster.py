@@ -13,7 +13,7 @@ def main() -> None:
     chosen = params.read(detector.RoundParams, f"rounds.{key}")
     kind = methods.load(chosen.step)
     method = kind(params.read(kind.Params, f"steps.{chosen.step}"))
-    boxes, described = detector.cached("trained", chosen.start)
+    boxes, described = detector.cached(chosen.features, chosen.start)
     rows = np.flatnonzero(boxes["split"].to_numpy() == "train")
     rng = runtime.rng(params.read(int, "seed"), f"discover-{chosen.step}")  # rows discover with the same draw
     previous = detector.last_labels(chosen.start)

@@ -14,7 +14,7 @@ def main() -> None:
     block = params.read(kind.Params, f"steps.{chosen.step}")
     seed = params.read(int, "seed")
     labels, out = Path(f"artifacts/labels/{key}/labels.h5"), Path(f"artifacts/rounds/{key}")
-    head, bank, backbone = detector.trainable("trained", chosen.start)
+    head, bank, backbone = detector.trainable(chosen.features, chosen.start)
     inputs = [labels, Path(f"artifacts/rounds/{chosen.start}/head.safetensors")]
     made_of = {"inputs": [artifacts.sha256(path) for path in inputs], "features": bank.spec}
     state = runtime.scratch(f"train-{key}", params=block, seed=seed, **made_of)

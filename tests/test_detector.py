@@ -17,9 +17,10 @@ from uld.artifacts import Labels, Landmarks, Predictions
 from uld.crops import Crops
 from uld.detector import Detector, RowParams
 from uld.errors import ArtifactError, BackboneError
-from uld.features import backbone, extract
+from uld.features import aggregated, backbone, extract
 from uld.features.extract import NetworkParams, ViewParams
 from uld.features.extractor import Extractor, ReadoutParams
+from uld.features.online import open_store
 from uld.features.reduce import ReduceParams
 from uld.features.source import frames
 from uld.features.store import FeatureStore
@@ -119,12 +120,22 @@ class Project:
         (self.root / "rounds/frozen/training.csv").touch()
         return head.eval()
 
-    def discover(self, step: str = "zeroshot", count: int = COUNT) -> tuple[Landmarks, Predictions, Path]:
+    def rest(self) -> FeatureStore:
+        """The store in which the aggregator of the only model rests."""
+        parent = FeatureStore(self.root / "features/trained.zarr")
+        head = models.load(self.root / "rounds/frozen", parent.spec["backbone"])
+        assert isinstance(head, LearnedHead)
+        aggregated.fill(self.root / "features/resting.zarr", parent, head, "frozen")
+        return open_store(self.root / "features/resting.zarr")
+
+    def discover(
+        self, step: str = "zeroshot", count: int = COUNT, features: str = "trained"
+    ) -> tuple[Landmarks, Predictions, Path]:
         """Landmarks, predictions and the packed detector of one row."""
-        row = RowParams("trained", "frozen", step, count)
+        row = RowParams(features, "frozen", step, count)
         kind = methods.load(step)
         block = kind.Params(**BLOCKS[step])
-        boxes, source = detector.cached("trained", "frozen", self.root)
+        boxes, source = detector.cached(features, "frozen", self.root)
         found = kind(block).discover(source, np.arange(6), count, runtime.rng(0, "discover"))
         predictions = detector.predict_all(kind(block), found.landmarks, source, boxes)
         out = self.root / f"detectors/{step}"
@@ -334,6 +345,43 @@ def test_a_trained_model_travels_without_what_it_learned_from(tmp_path: Path, pi
     assert isinstance(opened._head, LearnedHead)
     torch.nn.init.constant_(list(opened._head.detect.parameters())[-1], -50)
     assert np.isnan(opened.detect(project.photographs[:2]).xy).all()
+
+
+@pytest.mark.parametrize("reduction", [None, ReduceParams(6, 4)])
+def test_a_detector_of_an_aggregator_that_rests(
+    tmp_path: Path, pixel_folder: Path, reduction: ReduceParams | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its store says is what the features say, and a photograph gets it from the network."""
+    monkeypatch.setenv("ULD_SCRATCH", str(tmp_path / "scratch"))
+    project = Project(tmp_path, pixel_folder, reduction=reduction, learned=True)
+    rest = project.rest()
+    assert rest.spec["keep"] == "aggregated" and rest.spec["start"] == "frozen"
+    _, whole, _ = project.discover("duld")
+    _, predictions, folder = project.discover("duld", features="resting")
+    same(Detector.load(folder).detect(project.photographs), predictions, np.arange(9))
+    np.testing.assert_allclose(predictions.view_xy, whole.view_xy, atol=0.1)
+    np.testing.assert_allclose(predictions.score, whole.score, atol=2e-3)
+    assert (np.abs(predictions.xy - whole.xy)[np.isfinite(whole.xy)] < 0.02).mean() > 0.95  # but for near ties
+    _, bank, _ = detector.trainable("resting", "frozen", project.root)
+    batch = bank.read(np.array([4, 1]), np.array([1, 0]))
+    assert {name: value.shape for name, value in batch.features.items()} == {
+        "base": (2, 8, GRID, GRID),
+        "aggregated": (2, 16, GRID, GRID),
+    }
+
+
+def test_a_model_that_another_aggregator_does_not_fit(tmp_path: Path, pixel_folder: Path) -> None:
+    project = Project(tmp_path, pixel_folder, learned=True)
+    fingerprint = project.rest().spec["backbone"]
+    head = models.load(project.root / "rounds/frozen", fingerprint)
+    assert isinstance(head, LearnedHead)
+    torch.nn.init.zeros_(head.aggregate.mixing_weights)
+    models.save(head, project.root / "rounds/other", fingerprint)
+    models.save(head.base, project.root / "rounds/base", fingerprint)
+    for start, message in (("other", "this model has another aggregator"), ("base", "a training-free model")):
+        for read in (detector.cached, detector.trainable):
+            with pytest.raises(ArtifactError, match=f"resting.zarr .*{message}"):
+                read("resting", start, project.root)
 
 
 # --- what is refused ---

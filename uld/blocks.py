@@ -9,6 +9,7 @@ from uld.bootstrap import BootstrapParams, teacher
 from uld.detector import RoundParams, RowParams
 from uld.errors import ParamsError
 from uld.evaluate.protocols import EvaluateParams
+from uld.features.aggregated import AggregatedParams
 from uld.features.backbone import PinnedParams
 from uld.features.extract import NetworkParams
 from uld.features.extractor import ReadoutParams
@@ -36,6 +37,7 @@ TABLES: dict[str, Callable[[str], Any]] = {  # a table's name -> the type of its
     "networks": lambda name: NetworkParams,
     "keypoints": teacher,
     "starts": lambda name: FrozenParams | BootstrapParams,
+    "aggregated": lambda name: AggregatedParams,
     "variants": lambda name: RowParams,
     "steps": lambda name: methods.load(name).Params,
     "rounds": lambda name: RoundParams,
@@ -78,10 +80,11 @@ def _dangling(tree: dict[str, Any], path: Path) -> Iterator[str]:
     tree = tree | {name: tree.get(name) or {} for name in TABLES}
     tables = {name: list(tree[name]) for name in TABLES}
     tables["starts or rounds"] = [*tables["starts"], *tables["rounds"]]
+    tables["networks or aggregated"] = [*tables["networks"], *tables["aggregated"]]
     for key, name, table in _references(tree):
         if name not in tables[table]:
             yield f"{path}: {key}: '{name}' is no line of {table}, which has {', '.join(tables[table]) or 'none'}."
-    yield from (f"{path}: {said}" for said in (*_order(tree), *_unstored(tree)))
+    yield from (f"{path}: {said}" for said in (*_order(tree), *_resting(tree), *_unstored(tree)))
 
 
 def _references(tree: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -91,14 +94,15 @@ def _references(tree: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield "report.row", tree["report"]["row"], "variants"
     for name in tree["roi"]["providers"]:
         yield "roi.providers", name, "roi_providers"
-    targets = {"features": "networks", "keypoints": "keypoints", "start": "starts or rounds", "step": "steps"}
+    targets = {"keypoints": "keypoints", "start": "starts or rounds", "step": "steps"}
     for table in ("starts", "rounds", "variants"):
+        wanted = targets | {"features": "networks" if table == "starts" else "networks or aggregated"}
         for name, one in tree[table].items():
-            yield from ((f"{table}.{name}.{key}", one[key], targets[key]) for key in targets if key in one)
+            yield from ((f"{table}.{name}.{key}", one[key], wanted[key]) for key in wanted if key in one)
 
 
 def _order(tree: dict[str, Any]) -> Iterator[str]:
-    """Rounds start from rounds above them and see the features of `trained` only; so do the rows that end them."""
+    """Rounds start from rounds above them; rows that end a round see the features that it was trained on."""
     rounds = list(tree["rounds"])
     for number, (name, one) in enumerate(tree["rounds"].items()):
         if name in tree["starts"]:
@@ -108,10 +112,36 @@ def _order(tree: dict[str, Any]) -> Iterator[str]:
         elif one["start"] in rounds[number:]:
             yield f"rounds.{name}.start: '{one['start']}' is a later round: name a line of starts or an earlier round."
     for name, one in tree["variants"].items():
-        if one["start"] in rounds and one["features"] != "trained":
+        if one["start"] in rounds and one["features"] != (seen := tree["rounds"][one["start"]]["features"]):
             yield (
                 f"variants.{name}.features: '{one['features']}' is not what round '{one['start']}' was trained on: "
-                "rows that start from a round have features: trained."
+                f"rows that start from it have features: {seen}."
+            )
+
+
+def _resting(tree: dict[str, Any]) -> Iterator[str]:
+    """Aggregators that rest are those of learned starts; what reads their maps begins there and goes on with them."""
+    resting = [name for name in tree["aggregated"] if name not in tree["networks"]]
+    for name, one in tree["aggregated"].items():
+        start = tree["starts"].get(name, {})
+        if name not in resting:
+            yield f"aggregated.{name}: networks has a line of this name, and both are kept in artifacts/features."
+        elif start.get("head") != "learned":
+            yield f"aggregated.{name}: it must have the name of a line of starts with head: learned."
+        elif one["features"] != start["features"]:
+            yield (
+                f"aggregated.{name}.features: '{one['features']}' is not what start '{name}' was trained on: "
+                f"let it be {start['features']}."
+            )
+    rounds = tree["rounds"]
+    lines = {f"rounds.{name}": one for name, one in rounds.items()}
+    lines |= {f"variants.{name}": one for name, one in tree["variants"].items() if one["start"] not in rounds}
+    for key, one in lines.items():
+        before = rounds[one["start"]]["features"] if one["start"] in rounds else one["start"]
+        if one["features"] in resting and before != one["features"]:
+            yield (
+                f"{key}.features: '{one['features']}' holds what the aggregator of that start made: begin there, or at "
+                "a round that reads it too."
             )
 
 

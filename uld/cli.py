@@ -200,10 +200,13 @@ def doctor(
     """Check what is installed, and that all is there that params.yaml needs; exit code 1 if not."""
 
     def work() -> None:
-        from uld import doctor, params
+        from uld import blocks, doctor, params
         from uld import plan as costs
+        from uld.errors import ParamsError
 
         if plan:
+            if wrong := blocks.problems(PARAMS):
+                raise ParamsError("\n".join(wrong))
             fits = costs.show(params.load(PARAMS), shutil.disk_usage(".").free)
         else:
             fits = doctor.report(doctor.examine(PARAMS))

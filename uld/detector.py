@@ -31,6 +31,7 @@ from uld.features.store import FeatureStore
 from uld.images import Pixels
 from uld.methods.base import Found, Method
 from uld.models import Head
+from uld.models.learned import AGGREGATED
 from uld.params import CLOSED, build
 
 ABOUT = "detector.json"
@@ -48,8 +49,9 @@ class RowParams:
 
 @closed(frozen=True, config=CLOSED)
 class RoundParams:
-    """A round of self-training: which model it starts from, which step (method) makes its labels and trains on them."""
+    """A round of self-training: which features, which model it starts from, which step (method) labels and trains."""
 
+    features: str
     start: str
     step: str
 
@@ -99,7 +101,7 @@ def trainable(features: str, start: str, root: Path = Path("artifacts")) -> tupl
     head = models.load(root / "rounds" / start, backbone).to(runtime.device())
     rows = np.flatnonzero(boxes["split"].to_numpy() == "train")
     place = frames(store, Crops(root / "roi/crops.zarr"), boxes, head.grid)
-    return head, Bank(store, place, rows, head.names), backbone
+    return head, Bank(store, place, rows, head.reads(store)), backbone
 
 
 def predict_all(method: Method, landmarks: Landmarks, source: GridSource, boxes: pd.DataFrame) -> Predictions:
@@ -154,6 +156,7 @@ def pack(
         "readout": {key: store.spec[key] for key in keys},
         "seed": store.spec["seed"],
         "backbone": store.spec["backbone"],
+        "at_rest": AGGREGATED in store.names,
     }
     out.mkdir(parents=True, exist_ok=True)
     shutil.copytree(root / "backbone", out / "backbone", dirs_exist_ok=True)
@@ -184,7 +187,7 @@ class Detector:
         self._extractor = Extractor(model, readout, about["seed"])
         if runtime.compiles():
             self._extractor.compile_blocks()
-        self._reduction = reduce.load(folder)
+        self._reduction, self._at_rest = reduce.load(folder), about.get("at_rest", False)  # older bundles do not say
         self._head = models.load(folder / "head", model.fingerprint).to(runtime.device())
 
     @classmethod
@@ -218,7 +221,7 @@ class Detector:
         affine = coords.crop(boxes[good], self._roi.margin, self._roi.crop)
         cuts = [cut(images[i], affine[n], self._roi.crop) for n, i in enumerate(good)]
         pixels, inside = (np.stack(part) for part in zip(*cuts, strict=True))
-        source = live(self._extractor, self._reduction, self._head, pixels, inside, affine, boxes[good])
+        source = live(self._extractor, self._reduction, self._head, pixels, inside, affine, boxes[good], self._at_rest)
         for first in range(0, len(good), runtime.batch_size()):
             rows = np.arange(first, min(first + runtime.batch_size(), len(good)))
             found = self._method.find(source, self.landmarks, rows)

@@ -19,6 +19,7 @@ from uld import artifacts, blocks, datasets, params, roi, runtime
 from uld.errors import BackboneError, NotInstalled, ULDError
 from uld.features import backbone
 from uld.features.training import TrainParams
+from uld.models import aggregator
 
 PARAMS = Path("params.yaml")
 NEEDED = {name: (name,) for name in ("torch", "diffusers", "zarr", "dvc")} | {"faiss": ("faiss-cpu", "faiss-gpu-cu12")}
@@ -194,6 +195,8 @@ def _disk(tree: dict[str, Any]) -> str:
 def store_bytes(tree: dict[str, Any]) -> int:
     """Bytes of all feature stores: float16, each image and view, its latent or each timestep and layer of it.
 
+    And the maps of the aggregators that rest.
+
     Up block i of n has the width of the i-th down block from behind, and its resnets run at 1 / 2^(n - 1 - i) of the
     latent's side.
 
@@ -209,7 +212,19 @@ def store_bytes(tree: dict[str, Any]) -> int:
         cells += stored * (side >> (len(widths) - 1 - block)) ** 2
     kept = {"features": len(readout.timesteps) * cells, "latents": latent * side**2}
     networks = [blocks.read(f"networks.{name}", tree) for name in tree["networks"]]
-    return 2 * images(tree) * sum(len(network.views) * kept[network.keep] for network in networks)
+    own = 2 * images(tree) * sum(len(network.views) * kept[network.keep] for network in networks)
+    return own + map_bytes(tree, list(tree.get("aggregated") or {}))
+
+
+def map_bytes(tree: dict[str, Any], starts: list[str]) -> int:
+    """Bytes of what is at rest in learned starts: D + W float16 values a cell, of each image and view."""
+    total = 0
+    for name in starts:
+        start = blocks.read(f"starts.{name}", tree)
+        width = start.model.width if start.model.published is None else aggregator.PUBLISHED["width"]
+        views = len(blocks.read(f"networks.{start.features}", tree).views)
+        total += 2 * images(tree) * views * (start.projection.dims + width) * start.projection.grid**2
+    return total
 
 
 def _unet(tree: dict[str, Any]) -> tuple[list[int], int, int]:

@@ -115,35 +115,60 @@ def ways(tree: dict[str, Any], one: Pass) -> Iterator[Way]:
     reduction = blocks.read("reduce", tree)
     dims = 64 if reduction is None else reduction.dims
     views = images * sum(len(network.views) for network in networks.values())
-    later = sum(_reads(tree, name, network, images) for name, network in networks.items())
+    table = tree.get("aggregated") or {}
+    rests = any(line["features"] in table for line in (*tree["rounds"].values(), *tree["variants"].values()))
+    roots = {_root(tree, line) for line in tree["rounds"].values()}
+    resting = list(table) or [name for name in sorted(roots) if tree["starts"][name]["head"] == "learned"]
+    passes = [sum(_reads(tree, *one, images, some) for one in networks.items()) for some in ([], resting)]
+    online, once = (views * one.encode + count * one.read for count in passes)
     latents = {network.keep == "latents" for network in networks.values()}
     wide = sum(one.maps[name] * one.cells[name] for name in one.maps)
     narrow = sum(min(dims, one.maps[name]) * one.cells[name] for name in one.maps)
     fill = views * (one.encode + one.read)
     kept = latents == {False}
-    yield Way("features as they are (reduce: null)", 2 * views * wide, fill, kept and reduction is None)
-    yield Way(f"features of {dims} channels (reduce)", 2 * views * narrow, fill, kept and reduction is not None)
-    online = views * one.encode + later * one.read
-    yield Way("latents (networks.*.keep: latents)", 2 * views * one.latent, online, latents == {True})
+    plain = [
+        Way("features as they are (reduce: null)", 2 * views * wide, fill, kept and reduction is None),
+        Way(f"features of {dims} channels (reduce)", 2 * views * narrow, fill, kept and reduction is not None),
+        Way("latents (networks.*.keep: latents)", 2 * views * one.latent, online, latents == {True}),
+    ]
+    yield from (replace(way, chosen=way.chosen and not rests) for way in plain)
+    below = next((way for way in plain if rests and way.chosen), plain[-1])  # what the maps are made of stays
+    flop = once if below is plain[-1] else fill
+    yield Way("and aggregated maps (aggregated)", below.disk + doctor.map_bytes(tree, resting), flop, rests)
 
 
-def _reads(tree: dict[str, Any], name: str, network: NetworkParams, images: int) -> int:
-    """How often a view of the store `name` is read by all stages behind it."""
-    total = 0
+def _root(tree: dict[str, Any], line: dict[str, str]) -> str:
+    """The start that a round or row goes back to."""
+    while line["start"] in tree["rounds"]:
+        line = tree["rounds"][line["start"]]
+    return line["start"]
+
+
+def _reads(tree: dict[str, Any], name: str, network: NetworkParams, images: int, resting: list[str]) -> int:
+    """How often a view of the network `name` is read by all stages behind it.
+
+    Args:
+        resting: starts whose aggregators rest: once for each view, never for rounds and rows that read what they made,
+            which are all of theirs where params.yaml lets none rest yet.
+    """
+    own = {start for start in resting if blocks.read(f"starts.{start}", tree).features == name}
+    total = len(own) * len(network.views) * images
+    table = tree.get("aggregated") or {}
     for start in tree["starts"]:
         block = blocks.read(f"starts.{start}", tree)
         if block.features == name:
             total += images
             if isinstance(block, BootstrapParams):
                 total += 2 * block.pairs * block.steps
-    for line in tree["rounds"].values():
-        if name == "trained":
-            step: Any = blocks.read(f"steps.{line['step']}", tree)
-            total += READS * HANDS * images + _drawn(step.train)
-    for row in tree["variants"].values():
-        if row["features"] == name:
-            total += (READS * HANDS + len(network.views)) * images
-    return total
+
+    def reading(key: str) -> list[dict[str, Any]]:
+        lines = [line for line in tree[key].values() if table.get(line["features"], line)["features"] == name]
+        return [line for line in lines if not (line["features"] in resting if table else _root(tree, line) in resting)]
+
+    for line in reading("rounds"):
+        step: Any = blocks.read(f"steps.{line['step']}", tree)
+        total += READS * HANDS * images + _drawn(step.train)
+    return total + len(reading("variants")) * (READS * HANDS + len(network.views)) * images
 
 
 def _drawn(train: Any) -> int:

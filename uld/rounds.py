@@ -13,7 +13,8 @@ from uld.errors import ParamsError
 def chain(path: Path, step: str, count: int, start: str | None = None) -> list[str]:
     """Write the lines `<step>-1` ... `<step>-<count>`; the step's later lines, if any, are taken out.
 
-    Rows, and rounds of other steps, that start from the step's last round go on starting from its last round.
+    Rows, and rounds of other steps, that start from the step's last round go on starting from its last round. A chain
+    reads the features that it reads now or, from another start, those of that start: its maps if its aggregator rests.
 
     Args:
         path: params.yaml.
@@ -36,7 +37,8 @@ def chain(path: Path, step: str, count: int, start: str | None = None) -> list[s
     ours = [line for line in rounds if re.fullmatch(re.escape(step) + r"-\d+", line)]
     places = [*tree["starts"], *(line for line in rounds if line not in ours)]
     learned = [name for name, block in tree["starts"].items() if block.get("head") == "learned"]
-    start = start or rounds.get(f"{step}-1", {}).get("start") or [*learned, *places][0]
+    now = rounds.get(f"{step}-1", {})
+    start = start or now.get("start") or [*learned, *places][0]
     if step not in tree["steps"]:
         raise ParamsError(f"{path}: there is no step '{step}'; steps has {', '.join(tree['steps'])}.")
     if start not in places:
@@ -45,7 +47,10 @@ def chain(path: Path, step: str, count: int, start: str | None = None) -> list[s
         raise ParamsError(f"{count} rounds of '{step}': at least 1 is needed.")
     wanted = [f"{step}-{number}" for number in range(1, count + 1)]
     before = [start, *wanted]
-    blocks = {line: {"start": one, "step": step} for line, one in zip(wanted, before, strict=False)}
+    features = now["features"] if start == now.get("start") else _features(tree, start)
+    blocks = {
+        line: {"features": features, "start": one, "step": step} for line, one in zip(wanted, before, strict=False)
+    }
     last = max(ours, key=lambda line: int(line.rpartition("-")[2]), default=None)
     _refuse_in_use(tree, set(ours) - {last, *wanted}, {*ours, *wanted}, path)
     text = _splice(path.read_text(), tree, ours, blocks, path)
@@ -54,6 +59,13 @@ def chain(path: Path, step: str, count: int, start: str | None = None) -> list[s
     with artifacts.atomic(path) as part:
         part.write_text(text)
     return [_line(name, block).strip() for name, block in blocks.items()]
+
+
+def _features(tree: CommentedMap, start: str) -> str:
+    """What a chain that begins at a start or round reads."""
+    if start in (tree.get("aggregated") or {}):
+        return start
+    return str((tree["starts"].get(start) or tree["rounds"][start])["features"])
 
 
 def _refuse_in_use(tree: CommentedMap, gone: set[str], own: set[str], path: Path) -> None:
@@ -66,7 +78,7 @@ def _refuse_in_use(tree: CommentedMap, gone: set[str], own: set[str], path: Path
 
 
 def _line(name: str, block: dict[str, str]) -> str:
-    return f"  {name}: {{start: {block['start']}, step: {block['step']}}}"
+    return f"  {name}: {{{', '.join(f'{key}: {value}' for key, value in block.items())}}}"
 
 
 def _splice(text: str, tree: CommentedMap, old: list[str], blocks: dict[str, dict[str, str]], path: Path) -> str:

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from uld import blocks, doctor, edit, params, plan
+from uld import blocks, doctor, edit, params, plan, presets
 from uld.features import backbone
 from uld.features.extractor import Extractor, ReadoutParams
 
 ROOT = Path(__file__).parents[2]
+RESTING = {"silk": {"features": "trained"}}
 PLAIN = {"mirror": False, "rotate": 0, "scale": 1}
 
 
@@ -82,7 +83,8 @@ def test_what_is_missing_is_named_with_its_remedy(ready, uld, changes: dict, sub
 
 def chained(a: str = "silk", b: str = "a", **more: str) -> dict[str, dict[str, str]]:
     """Rounds a, b and more by where they start."""
-    return {name: {"start": start, "step": "duld"} for name, start in {"a": a, "b": b, **more}.items()}
+    starts = {"a": a, "b": b, **more}
+    return {name: {"features": "trained", "start": start, "step": "duld"} for name, start in starts.items()}
 
 
 def row(start: str) -> dict[str, object]:
@@ -103,6 +105,33 @@ def row(start: str) -> dict[str, object]:
         (
             {"variants__duld__features": "untrained"},
             r"variants\.duld\.features: 'untrained' is not what round 'b' was trained on: .* features: trained",
+        ),
+        ({"aggregated": {"silk": {"features": "untrained"}}}, r"aggregated\.silk\.features: .* let it be trained"),
+        ({"aggregated": {"frozen": {"features": "trained"}}}, r"aggregated\.frozen: .* starts with head: learned"),
+        (
+            {"aggregated": {"nope": {"features": "trained"}}},
+            r"aggregated\.nope: it must have the name of a line of starts",
+        ),
+        (
+            {"aggregated": {"trained": {"features": "trained"}}},
+            r"aggregated\.trained: networks has a line of this name",
+        ),
+        ({"starts__silk__features": "silk"}, r"starts\.silk\.features: 'silk' is no line of networks"),
+        (
+            {"rounds__a__features": "silk"},
+            r"rounds\.a\.features: 'silk' is no line of networks or aggregated, .* untrained",
+        ),
+        (
+            {"aggregated": RESTING, "rounds__b__features": "silk", "variants__duld__features": "silk"},
+            r"rounds\.b\.features: 'silk' holds what the aggregator of that start made: begin there, or at a round",
+        ),
+        (
+            {"aggregated": RESTING, "variants__duld": {"features": "silk", "start": "frozen", "step": "duld"}},
+            r"variants\.duld\.features: 'silk' holds what the aggregator of that start made",
+        ),
+        (
+            {"aggregated": RESTING, "rounds__a__features": "silk", "rounds__b__features": "silk"},
+            r"variants\.duld\.features: 'trained' is not what round 'b' was trained on: .* features: silk",
         ),
         ({"keypoints": {}}, r"starts\.silk\.keypoints: 'silk' is no line of keypoints, which has none"),
         (
@@ -127,6 +156,15 @@ def test_a_wrong_reference_is_one_clear_message(project: Path, changes: dict[str
     put(path, **changes)
     (told,) = blocks.problems(path)
     assert re.search(message, told), told
+
+
+def test_rounds_and_rows_on_an_aggregator_that_rests(project: Path) -> None:
+    path = project / "params.yaml"
+    lines = {name: {**line, "features": "silk"} for name, line in chained().items()}
+    lines["c"] = {"features": "trained", "start": "b", "step": "duld"}  # and learns again
+    rows = {"duld": row("b") | {"features": "silk"}, "first": row("silk") | {"features": "silk"}, "last": row("c")}
+    put(path, aggregated=RESTING, rounds=lines, variants=rows, report__row="duld")
+    assert blocks.problems(path) == []
 
 
 @pytest.mark.parametrize("nothing", [None, {}])
@@ -237,15 +275,53 @@ def test_latents_by_hand(ready) -> None:
 def test_the_plan_counts_what_the_stores_hold(ready) -> None:
     path = ready / "params.yaml"
     tree = params.load(path)
-    whole, reduced, latents = plan.ways(tree, plan.one_pass(tree))
-    assert whole.chosen and not reduced.chosen and not latents.chosen
+    whole, reduced, latents, maps = plan.ways(tree, plan.one_pass(tree))
+    assert whole.chosen and not reduced.chosen and not latents.chosen and not maps.chosen
     assert whole.disk == doctor.store_bytes(tree)
     put(path, reduce={"dims": 64, "images": 1})
     assert reduced.disk == doctor.store_bytes(params.load(path))
     put(path, networks__trained__keep="latents", networks__untrained__keep="latents")
     assert latents.disk == doctor.store_bytes(params.load(path))
-    assert [way.chosen for way in plan.ways(params.load(path), plan.one_pass(tree))] == [False, False, True]
-    assert whole.flop == reduced.flop < latents.flop  # many stages read, few views are there
+    assert [way.chosen for way in plan.ways(params.load(path), plan.one_pass(tree))] == [False, False, True, False]
+    assert whole.flop == reduced.flop < maps.flop < latents.flop  # many stages read, few views are there
+    edit.save(path, presets.apply(presets.load("aggregated"), path)[0])
+    assert maps.disk == doctor.store_bytes(params.load(path))
+
+
+def test_the_plan_of_an_aggregator_that_rests(ready) -> None:
+    """Three images in three views; one start of 64 + 64 channels on 32 x 32 cells, a round of it and its row."""
+    path = ready / "params.yaml"
+    tree = params.load(path)
+    put(
+        path,
+        networks={"trained": tree["networks"]["trained"]},
+        starts={name: tree["starts"][name] for name in ("frozen", "silk")},
+        rounds=chained(),
+        variants={"duld": row("b"), "zeroshot": row("frozen")},
+        report__row="duld",
+    )
+    one = plan.Pass(1e6, 1, 10, {"l00_t74": 3}, {"l00_t74": 7})
+    start, a_round, a_row = 2 * 3 + 2 * 6 * 200, 4 * 2 * 3 + 2 * 6 * 120, (4 * 2 + 3) * 3
+
+    def check(chosen: int, below: int) -> None:
+        found = list(plan.ways(params.load(path), one))
+        assert [way.chosen for way in found] == [number == chosen for number in range(4)]
+        assert found[2].flop == 9e6 + start + 2 * a_round + 2 * a_row
+        assert found[3].flop == (9e6 + start + 9 + a_row if below == 2 else 9e6 + 9)
+        assert found[3].disk == found[below].disk + 2 * 9 * (64 + 64) * 32**2
+        assert [way.disk for way in found[:3]] == [2 * 9 * 21, 2 * 9 * 21, 2 * 9 * 10]
+
+    check(0, 2)
+    lines = {name: {**line, "features": "silk"} for name, line in chained().items()}
+    put(path, aggregated=RESTING, rounds=lines, variants__duld__features="silk")
+    assert blocks.problems(path) == []
+    check(3, 0)
+    put(path, networks__trained__keep="latents")
+    check(3, 2)
+    put(path, rounds__b__features="trained", variants__duld__features="trained")  # the aggregator learns again
+    assert [way.flop for way in plan.ways(params.load(path), one)][3] == 9e6 + start + 9 + a_round + 2 * a_row
+    put(path, starts__silk__model__published="weights/published.pth")  # 384 channels of its own
+    assert doctor.map_bytes(params.load(path), ["silk"]) == 2 * 9 * (64 + 384) * 32**2
 
 
 def test_the_plan_counts_passes(ready, pixel_folder: Path) -> None:
@@ -270,6 +346,9 @@ def test_the_plan_is_printed_and_refused(ready, uld, monkeypatch) -> None:
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
     assert uld("doctor", "--plan").exit_code == 1
+    put(ready / "params.yaml", rounds=chained(a="b"))
+    done = uld("doctor", "--plan")
+    assert done.exit_code == 2 and "'b' is a later round" in done.output
 
 
 def test_the_hub_is_not_asked(ready, monkeypatch) -> None:

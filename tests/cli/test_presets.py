@@ -1,3 +1,4 @@
+import json
 import shlex
 import shutil
 from pathlib import Path
@@ -62,7 +63,7 @@ def test_the_printed_experiment_does_what_write_does(project, name: str) -> None
     assert params.load(Path("other.yaml")) == edit.plain(tree)
 
 
-@pytest.mark.parametrize("there", ["sd15-hyperfeatures", "sd21", "latents", "paper"])
+@pytest.mark.parametrize("there", ["sd15-hyperfeatures", "sd21", "latents", "aggregated", "paper"])
 def test_the_way_back(project, there: str) -> None:
     path = project / "params.yaml"
     before = params.load(path)
@@ -98,6 +99,24 @@ def test_the_rounds_of_the_paper(project, uld) -> None:
     assert chain == [f"duld-{n}" for n in range(1, 21)]
     assert tree["rounds"]["duld-1"]["start"] == "silk"
     assert blocks.problems(project / "params.yaml") == []
+
+
+def test_an_aggregator_rests_under_rounds_of_any_number(project, uld) -> None:
+    path = project / "params.yaml"
+    for step, count in (("duld", 5), ("mallis_d", 1), ("duld_pp", 1)):
+        assert uld("rounds", step, count).exit_code == 0
+    assert uld("preset", "aggregated", "--write").exit_code == 0
+    tree = params.load(path)
+    for name, line in (tree["rounds"] | tree["variants"]).items():
+        steps = {"mallis_d": "sift", "mallis_d_detector": "sift", "pose_proxy": "silk", "duld_pp": "silk"}
+        steps |= {"duld_pp_full_vae": "silk", "duld": "silk"}
+        assert line["features"] == steps.get(line["step"], line["features"]) or name == "steady", name
+    assert tree["variants"]["zeroshot"]["features"] == tree["variants"]["steady"]["features"] == "trained"
+    assert tree["variants"]["untrained"]["features"] == "untrained"
+    assert blocks.problems(path) == []
+    tree["rounds"], tree["variants"] = {}, {"zeroshot": tree["variants"]["zeroshot"]}
+    path.write_text(json.dumps(tree))
+    assert edit.plain(presets.apply(load("aggregated"), path)[0])["variants"] == tree["variants"]
 
 
 def test_a_value_that_stays_keeps_its_anchor(project) -> None:

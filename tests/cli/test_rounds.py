@@ -7,8 +7,8 @@ from uld.errors import ParamsError
 from uld.rounds import chain
 
 HEAD = """starts:
-  frozen: {}            # where all begins
-  other: {}
+  frozen: {features: a}  # where all begins
+  other: {features: b}
 """
 TAIL = """
 # --- rows
@@ -21,11 +21,12 @@ TABLES = [
     "rounds: {}\n",
     "rounds: {}              # a line a round\n",
     "rounds:\n",
-    "rounds:                 # a line a round\n  pose: {start: frozen, step: duld_pp} # kept\n",
-    "rounds:\n  duld-1: {start: frozen, step: duld} # first\n  pose: {start: duld-1, step: duld_pp}\n",
-    "rounds:\n  duld-1:\n    start: frozen\n    step: duld # nested\n  # between\n"
-    "  pose: {start: frozen, step: duld_pp}\n",
-    "rounds:\n  duld-1: {start: other, step: duld}\n  duld-2: {start: duld-1, step: duld}\n",
+    "rounds:                 # a line a round\n  pose: {features: a, start: frozen, step: duld_pp} # kept\n",
+    "rounds:\n  duld-1: {features: a, start: frozen, step: duld} # first\n"
+    "  pose: {features: a, start: duld-1, step: duld_pp}\n",
+    "rounds:\n  duld-1:\n    features: a\n    start: frozen\n    step: duld # nested\n  # between\n"
+    "  pose: {features: a, start: frozen, step: duld_pp}\n",
+    "rounds:\n  duld-1: {features: c, start: other, step: duld}\n  duld-2: {features: c, start: duld-1, step: duld}\n",
 ]
 
 
@@ -42,9 +43,10 @@ def test_the_chain_is_written_and_all_else_stays(tmp_path, table: str, count: in
     chain(path, "duld", count)
     after = params.load(path)
     wanted = [f"duld-{n}" for n in range(1, count + 1)]
-    first = (before["rounds"] or {}).get("duld-1", {"start": "frozen"})["start"]  # as it was, or the first of starts
+    # as it was, or the first of starts
+    first = (before["rounds"] or {}).get("duld-1", {"features": "a", "start": "frozen"})
     assert [after["rounds"][line] for line in wanted] == [
-        {"start": start, "step": "duld"} for start in [first, *wanted[:-1]]
+        {"features": first["features"], "start": start, "step": "duld"} for start in [first["start"], *wanted[:-1]]
     ]
     others = {name: dict(line) for name, line in (before["rounds"] or {}).items() if not name.startswith("duld-")}
     for line in others.values():
@@ -62,16 +64,24 @@ def test_the_chain_is_written_and_all_else_stays(tmp_path, table: str, count: in
 def test_a_new_chain_starts_where_something_can_be_trained(tmp_path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(
-        "starts: {frozen: {head: frozen}, silk: {head: learned}}\nrounds: {}\nvariants: {}\nsteps: {duld: {}}\n"
+        "starts: {frozen: {head: frozen, features: a}, silk: {head: learned, features: b}}\n"
+        "rounds: {}\nvariants: {}\nsteps: {duld: {}}\n"
     )
-    assert chain(path, "duld", 2) == ["duld-1: {start: silk, step: duld}", "duld-2: {start: duld-1, step: duld}"]
+    assert chain(path, "duld", 2) == [
+        "duld-1: {features: b, start: silk, step: duld}",
+        "duld-2: {features: b, start: duld-1, step: duld}",
+    ]
 
 
 def test_lines_that_stay_keep_their_comments(tmp_path) -> None:
     path = tmp_path / "params.yaml"
     write(path, TABLES[4])
     chain(path, "duld", 2)
-    assert "  duld-1: {start: frozen, step: duld} # first\n  duld-2: {start: duld-1, step: duld}\n" in path.read_text()
+    kept, new = (
+        "duld-1: {features: a, start: frozen, step: duld} # first",
+        "duld-2: {features: a, start: duld-1, step: duld}",
+    )
+    assert f"  {kept}\n  {new}\n" in path.read_text()
 
 
 def test_a_longer_chain_starts_where_it_did_unless_told(tmp_path) -> None:
@@ -79,13 +89,30 @@ def test_a_longer_chain_starts_where_it_did_unless_told(tmp_path) -> None:
     write(path, TABLES[6])
     chain(path, "duld", 3)
     assert [line["start"] for line in params.load(path)["rounds"].values()] == ["other", "duld-1", "duld-2"]
+    assert {line["features"] for line in params.load(path)["rounds"].values()} == {"c"}
     chain(path, "duld", 1, "frozen")
-    assert params.load(path)["rounds"] == {"duld-1": {"start": "frozen", "step": "duld"}}
+    assert params.load(path)["rounds"] == {"duld-1": {"features": "a", "start": "frozen", "step": "duld"}}
+
+
+def test_a_chain_reads_what_its_start_was_trained_on(tmp_path) -> None:
+    path = tmp_path / "params.yaml"
+    write(path, "rounds:\n  pose: {features: c, start: other, step: duld_pp}\n")
+    chain(path, "duld", 2, "pose")
+    assert [line["features"] for line in params.load(path)["rounds"].values()] == ["c"] * 3
+    chain(path, "duld", 2, "other")
+    assert params.load(path)["rounds"]["duld-2"]["features"] == "b"
+    path.write_text(path.read_text() + "aggregated: {other: {features: b}}\n")
+    chain(path, "duld", 3)
+    assert params.load(path)["rounds"]["duld-3"]["features"] == "b"  # as now
+    chain(path, "duld", 1, "frozen")
+    assert params.load(path)["rounds"]["duld-1"]["features"] == "a"
+    chain(path, "duld", 2, "other")
+    assert [params.load(path)["rounds"][name]["features"] for name in ("duld-1", "duld-2")] == ["other"] * 2
 
 
 def test_what_starts_from_the_last_round_follows_it(tmp_path) -> None:
     path = tmp_path / "params.yaml"
-    table = "rounds:\n  duld-1: {start: frozen, step: duld}\n  duld-2: {start: duld-1, step: duld}\n"
+    table = TABLES[6]
     rows = "  row: {start: duld-2, step: duld}   # the last\n  nested:\n    step: duld\n    start: duld-2\n"
     path.write_text(HEAD + table + TAIL.replace("  b: ", rows + "  b: "))
     chain(path, "duld_pp", 1, "duld-2")
@@ -136,8 +163,8 @@ def test_the_shipped_table_takes_rounds(project) -> None:
     assert blocks.problems(path) == []
     added = [line for line in path.read_text().splitlines() if line not in before.splitlines()]
     assert added[-2:] == [
-        "  zeroshot-1: {start: silk, step: zeroshot}",
-        "  zeroshot-2: {start: zeroshot-1, step: zeroshot}",
+        "  zeroshot-1: {features: trained, start: silk, step: zeroshot}",
+        "  zeroshot-2: {features: trained, start: zeroshot-1, step: zeroshot}",
     ]
 
 
@@ -146,5 +173,8 @@ def test_the_command(tmp_path, monkeypatch, uld) -> None:
     write(tmp_path / "params.yaml", "rounds: {}\n")
     done = uld("rounds", "duld", 2, "--start", "other")
     assert done.exit_code == 0
-    assert done.stdout.splitlines() == ["duld-1: {start: other, step: duld}", "duld-2: {start: duld-1, step: duld}"]
+    assert done.stdout.splitlines() == [
+        "duld-1: {features: b, start: other, step: duld}",
+        "duld-2: {features: b, start: duld-1, step: duld}",
+    ]
     assert uld("rounds", "duld", 0).exit_code == 2

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,81 @@ def test_a_constant_channel_has_a_scale() -> None:
     flat = {name: torch.full_like(value, 3) for name, value in features().items()}
     head.fit_scale([flat])
     assert all(value.isfinite().all() for value in head.maps(flat))
+
+
+# --- an aggregator that rests ---
+
+
+@pytest.mark.parametrize("descriptor", KINDS)
+def test_what_is_at_rest_stands_for_the_features(descriptor: str) -> None:
+    head = stir(make(descriptor))
+    rest = head.at_rest(features())
+    assert {name: value.shape for name, value in rest.items()} == {
+        "base": (4, DIMS, GRID, GRID),
+        "aggregated": (4, 8, GRID, GRID),
+    }
+    stored = {name: value.half().float() for name, value in rest.items()}
+    assert torch.equal(head(rest), head(features()))
+    torch.testing.assert_close(head(stored), head(features()), atol=2e-3, rtol=0)
+    for part, found, want in zip(head.maps(rest), head.maps(stored), head.maps(features()), strict=True):
+        assert torch.equal(part, want)
+        torch.testing.assert_close(found, want, atol=2e-2, rtol=2e-3)
+    assert torch.equal(head(rest | features(4, seed=1)), head(rest)), "what is at rest comes first"
+
+
+@pytest.mark.parametrize("descriptor", KINDS)
+def test_an_aggregator_that_rests_learns_nothing(descriptor: str) -> None:
+    head = stir(make(descriptor))
+    rest = {name: value.detach() for name, value in head.at_rest(features()).items()}
+    descriptors, logits = head.maps(rest)
+    (descriptors[:, 0].sum() + logits.sum()).backward()
+    taught = {name.split(".")[0] for name, value in head.named_parameters() if value.grad is not None}
+    assert taught == {"describe", "detect"}
+    before = {name: value.clone() for name, value in head.state_dict().items()}
+    torch.optim.Adam(head.groups(0.1, 0.1)).step()
+    moved = {name.split(".")[0] for name, value in head.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"describe", "detect"}
+
+
+def test_a_linear_descriptor_at_rest_needs_no_aggregated_map() -> None:
+    head = stir(make("linear"))
+    assert torch.equal(head({"base": head.base(features())}), head(features()))
+
+
+def test_the_fingerprint_is_of_what_rests(tmp_path: Path) -> None:
+    head = stir(make())
+    own = head.fingerprint()
+    other = with_pose(head).with_channels(5)
+    for module in (other.describe, other.detect, other.pose):
+        assert isinstance(module, torch.nn.Module)
+        for value in module.parameters():
+            torch.nn.init.normal_(value)
+    models.save(other, tmp_path, "sd-15")
+    loaded = models.load(tmp_path, "sd-15")
+    assert isinstance(loaded, LearnedHead) and loaded.fingerprint() == other.fingerprint() == own
+    for name in ("base.projection", "base.offset", "aggregate.mixing_weights", "scale1"):
+        changed = stir(make())
+        changed.state_dict()[name].view(-1)[0] += 1
+        assert changed.fingerprint() != own, name
+    coarse = stir(make())
+    coarse.aggregate.aggregate_at = "grid"
+    assert coarse.fingerprint() != own
+
+
+def test_a_store_of_another_aggregator_is_refused() -> None:
+    head = stir(make())
+    names = [*SHAPES, "l30_t1"]
+    assert head.reads(SimpleNamespace(names=names, spec={})) == head.names
+    kept = SimpleNamespace(names=["base", "aggregated"], path=Path("silk.zarr"))
+    kept.spec = {"start": "silk", "aggregator": head.fingerprint()}
+    assert head.reads(kept) == ["base", "aggregated"]
+    with pytest.raises(
+        ArtifactError, match=r"silk.zarr holds the maps of the start 'silk', .* or run `dvc repro aggregate@silk`"
+    ):
+        make().reads(kept)
+    assert head.base.reads(SimpleNamespace(names=names, spec={})) == ["l00_t1", "l10_t1"]
+    with pytest.raises(ArtifactError, match=r"silk.zarr lacks l00_t1, l10_t1, .* read a line of `networks`"):
+        head.base.reads(kept)
 
 
 # --- K heat maps ---

@@ -38,7 +38,11 @@ def test_a_queued_experiment_runs_the_changed_row_from_committed_files(fewer: tu
 
 def test_one_more_round_runs_what_is_new(project: Project) -> None:
     project.run(sys.executable, "-m", "uld.cli", "rounds", "duld", "2")
-    assert params.load(project.root / "params.yaml")["rounds"]["duld-2"] == {"start": "duld-1", "step": "duld"}
+    assert params.load(project.root / "params.yaml")["rounds"]["duld-2"] == {
+        "features": "trained",
+        "start": "duld-1",
+        "step": "duld",
+    }
     before = project.files("artifacts")
     rounds = [f"{stage}@{name}" for name in ("duld-2", "pose_proxy-1", "duld_pp-1") for stage in ("cluster", "train")]
     rows = [f"{stage}@{row}" for stage in ("discover", "predict", "regress", "evaluate") for row in ("duld", "duld_pp")]

@@ -11,7 +11,7 @@ from smoke.project import Project
 from uld.artifacts import read_predictions
 
 
-@pytest.mark.parametrize("row", ["zeroshot", "duld", "duld_pp"])
+@pytest.mark.parametrize("row", ["zeroshot", "duld", "resting", "duld_pp"])
 def test_predict_on_photographs_equals_the_cached_prediction(finished: Project, tmp_path: Path, row: str) -> None:
     cached = read_predictions(finished.root / f"artifacts/predictions/{row}.h5")
     test = cached.split == "test"

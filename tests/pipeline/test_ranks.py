@@ -56,6 +56,14 @@ def test_latents_are_read_by_all(project: Project) -> None:
     same(*heads)
     np.testing.assert_array_equal(labels[1].label, labels[0].label)
     np.testing.assert_allclose(labels[1].xy, labels[0].xy, atol=1e-3)
+    kept = []
+    for count in ("1", "2"):
+        project.run(sys.executable, "-m", "stages.aggregate", "silk", ULD_NPROC=count)
+        store = FeatureStore(project.root / "artifacts/features/silk.zarr")
+        kept.append([store.read(np.arange(24), view) for view in range(3)])
+    for one, two in zip(*kept, strict=True):
+        for name in ("base", "aggregated"):
+            torch.testing.assert_close(two[name], one[name], atol=5e-3, rtol=5e-3)
 
 
 @pytest.mark.parametrize("key", ["duld-1", "pose_proxy-1", "duld_pp-1"])

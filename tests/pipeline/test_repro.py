@@ -5,6 +5,8 @@ import sys
 
 import numpy as np
 import pandas as pd
+import torch
+from safetensors.torch import load_file
 
 from smoke.project import Project, ran
 from uld.artifacts import read_annotations, read_labels, read_predictions
@@ -18,6 +20,7 @@ def test_every_output_is_there(finished: Project) -> None:
         "artifacts/features/trained.zarr/zarr.json",
         "artifacts/rounds/frozen/head.json",
         "artifacts/rounds/silk/training.csv",
+        "artifacts/features/silk.zarr/zarr.json",
         "artifacts/labels/duld-1/labels.h5",
         "artifacts/rounds/duld-1/head.json",
         "artifacts/rounds/duld-1/training.csv",
@@ -89,6 +92,18 @@ def test_a_round_trains_on_the_labels_of_both_hands(finished: Project) -> None:
         assert pd.read_csv(finished.root / f"artifacts/rounds/{name}/training.csv")["step"].tolist() == list(range(6))
 
 
+def test_a_round_on_an_aggregator_that_rests(finished: Project) -> None:
+    """The round teaches the heads and leaves the aggregator as the bootstrap did; its model is whole all the same."""
+    store = finished.root / "artifacts/features/silk.zarr"
+    assert sorted(path.name for path in store.iterdir() if path.is_dir()) == ["aggregated", "base"]
+    names = ("silk", "duld-1", "resting")
+    silk, free, rest = (load_file(finished.root / f"artifacts/rounds/{name}/head.safetensors") for name in names)
+    assert silk.keys() == free.keys() == rest.keys()
+    learned = {name.split(".")[0] for name in silk if not torch.equal(silk[name], rest[name])}
+    assert learned == {"describe", "detect"}
+    assert any(not torch.equal(silk[name], free[name]) for name in silk if name.startswith("aggregate."))
+
+
 def test_the_report_shows_the_run(finished: Project) -> None:
     page = (finished.root / "report/index.html").read_text()
     assert "zeroshot" in page
@@ -119,7 +134,8 @@ def test_nothing_that_crosses_stages_holds_a_path_of_the_machine(finished: Proje
 
 
 def test_running_stages_again_gives_the_same_bytes(project: Project) -> None:
-    stages = ["data", "roi", "features@trained", "bootstrap@silk", "cluster@duld-1", "train@duld-1"]
+    stages = ["data", "roi", "features@trained", "bootstrap@silk", "aggregate@silk"]
+    stages += [f"{stage}@{name}" for name in ("duld-1", "resting") for stage in ("cluster", "train")]
     stages += [f"{stage}@{row}" for row in ("zeroshot", "duld") for stage in ("discover", "predict")]
     assert ran(project.dvc("repro", "--force", "--single-item", *stages)) == stages
     assert project.run("git", "status", "--porcelain") == ""
@@ -141,4 +157,4 @@ def test_plots_show_draws_the_ced(finished: Project) -> None:
 
 def test_results_table(finished: Project) -> None:
     said = finished.run(sys.executable, "-m", "uld.cli", "table", "--format", "csv").splitlines()
-    assert [line.split(",")[0] for line in said] == ["row", "mean_shape", "zeroshot", "duld", "duld_pp"]
+    assert [line.split(",")[0] for line in said] == ["row", "mean_shape", "zeroshot", "duld", "resting", "duld_pp"]

@@ -161,8 +161,8 @@ def frames(store: FeatureStore, crops: Crops, boxes: pd.DataFrame, grid: int) ->
 
 def from_store(store: FeatureStore, head: Head, crops: Crops, boxes: pd.DataFrame) -> GridSource:
     """Source over all rows and views of a feature store."""
-    place = frames(store, crops, boxes, head.grid)
-    return _of(head, place, lambda rows, view: store.read(rows, view, head.names), store.mirrored)
+    place, names = frames(store, crops, boxes, head.grid), head.reads(store)
+    return _of(head, place, lambda rows, view: store.read(rows, view, names), store.mirrored)
 
 
 def _of(
@@ -187,19 +187,28 @@ def live(
     inside: NDArray[np.bool_],
     affine: Affine,
     boxes: NDArray[np.float64],
+    at_rest: bool = False,
 ) -> GridSource:
-    """Source that runs the network on crops (B, S, S, 3) in memory; untouched view only."""
+    """Source that runs the network on crops (B, S, S, 3) in memory; untouched view only.
+
+    Args:
+        at_rest: whether the head's aggregator rests, so that the pipeline read its maps from a store.
+    """
     size = pixels.shape[1]
     identity = coords.view(size)[None]
     place = Frames(affine, boxes, identity, lambda rows: inside[rows], size, head.grid)
 
     def features(rows: Rows, view: int) -> Features:
         found = extractor(as_images(pixels[rows], extractor.backbone.alphas.device))
-        found = found if reduction is None else reduction(found)
-        # through float16, as the store keeps them: a photograph gets the coordinates that the pipeline gave it
-        return {name: value.half().float() for name, value in found.items()}
+        kept = _as_stored(found if reduction is None else reduction(found))
+        return _as_stored(head.at_rest(kept)) if at_rest and isinstance(head, LearnedHead) else kept
 
     return _of(head, place, features, np.zeros(1, bool))
+
+
+def _as_stored(features: Features) -> Features:
+    """Through float16, as a store keeps them: a photograph gets the coordinates that the pipeline gave it."""
+    return {name: value.half().float() for name, value in features.items()}
 
 
 def corners(boxes: pd.DataFrame) -> NDArray[np.float64]:

@@ -17,8 +17,8 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from uld import coords
-from uld.errors import ULDError
-from uld.features.store import Features
+from uld.errors import ArtifactError, ULDError
+from uld.features.store import Features, FeatureStore
 from uld.params import CLOSED
 
 
@@ -73,6 +73,19 @@ class FrozenHead(nn.Module):
             native[side] = native[side] + low if side in native else low
         total = self.offset[:, None, None] + sum(coords.resized(low, self.grid) for low in native.values())
         return F.normalize(total, dim=1)
+
+    def reads(self, store: FeatureStore) -> list[str]:
+        """Arrays of a store that the head wants.
+
+        Raises:
+            ArtifactError: the store lacks one, as the maps of an aggregator do.
+        """
+        if absent := [name for name in self.names if name not in store.names]:
+            raise ArtifactError(
+                f"{store.path} lacks {', '.join(absent)}, of which a training-free model is made: let what starts from "
+                "it read a line of `networks` (key features), none of `aggregated`."
+            )
+        return self.names
 
     def about(self) -> dict[str, Any]:
         """The arguments of the constructor, for a file."""

@@ -4,6 +4,8 @@ Descriptors begin as those of the training-free head and learn what to add to th
 from what ZeroShot knows instead of from noise.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
@@ -13,7 +15,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from uld.features.store import Features
+from uld.errors import ArtifactError
+from uld.features.store import Features, FeatureStore
 from uld.models.aggregator import Aggregator
 from uld.models.frozen import FrozenHead
 from uld.models.pose import QUIET, PoseVAE
@@ -21,6 +24,9 @@ from uld.params import CLOSED
 
 # `linear`: a matrix on the training-free descriptors; `convolution`: a head on the aggregated map, as in the paper
 Descriptor = Literal["linear", "convolution"]
+
+# arrays of a store in which the aggregator rests (uld/features/aggregated.py), read in place of feature maps
+BASE, AGGREGATED = "base", "aggregated"
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -43,6 +49,8 @@ class LearnedHead(nn.Module):
 
     C is 1 (where there are points, D-ULD) or K (a channel a landmark, stage 2 of Mallis). `pose`: what reads poses off
     the heat maps (D-ULD++), or None; of the model's parts it is the only one that `maps` does not use.
+
+    Features may be `at_rest`: then the aggregator does not run and learns nothing.
     """
 
     def __init__(
@@ -78,6 +86,34 @@ class LearnedHead(nn.Module):
         """Feature maps that the model reads."""
         return list(dict.fromkeys([*self.base.names, *self.aggregate.names]))
 
+    def reads(self, store: FeatureStore) -> list[str]:
+        """Arrays of a store that the model wants: feature maps, or what its own aggregator made of them.
+
+        Raises:
+            ArtifactError: the store holds the maps of another aggregator.
+        """
+        if AGGREGATED not in store.names:
+            return self.names
+        if store.spec["aggregator"] != self.fingerprint():
+            start = store.spec["start"]
+            raise ArtifactError(
+                f"{store.path} holds the maps of the start '{start}', and this model has another aggregator: let what "
+                f"reads features: {start} begin at that start, or run `dvc repro aggregate@{start}`."
+            )
+        return [BASE, AGGREGATED]
+
+    def at_rest(self, features: Features) -> Features:
+        """What rounds leave as it is: training-free descriptors (B, D, G, G) and the aggregated map (B, W, G, G)."""
+        return {BASE: self.base(features), AGGREGATED: self._aggregated(features)}
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the parts that make what is `at_rest`."""
+        digest = hashlib.sha256(json.dumps([self.base.about(), self.aggregate.about()], sort_keys=True).encode())
+        for name, value in self.state_dict().items():
+            if name.startswith(("base.", "aggregate.", "scale")):
+                digest.update(name.encode() + value.contiguous().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
     def forward(self, features: Features) -> Tensor:
         """Descriptors only."""
         # linear descriptors need no aggregated map
@@ -89,10 +125,12 @@ class LearnedHead(nn.Module):
         return self._described(features, aggregated), self.detect(aggregated)
 
     def _aggregated(self, features: Features) -> Tensor:
+        if AGGREGATED in features:
+            return features[AGGREGATED].to(self.base.offset.device)
         return self.aggregate({name: self._scaled(features[name], i) for i, name in self._numbered()})
 
     def _described(self, features: Features, aggregated: Tensor | None) -> Tensor:
-        base = self.base(features)
+        base = features[BASE].to(self.base.offset.device) if BASE in features else self.base(features)
         return F.normalize(base + self.describe(base if self.descriptor == "linear" else aggregated), dim=1)
 
     def fit_scale(self, batches: Iterable[Features]) -> None:

@@ -5,8 +5,10 @@ base: another preset whose changes come first     (optional)
 note: what to know before running it              (optional)
 changes:
   dotted.key: value                               (`<images>` stands for the user's folder)
+  rounds.duld*.key: value                         (all keys that fit, should there be any)
 """
 
+import fnmatch
 import re
 import shlex
 from collections.abc import Iterator
@@ -85,10 +87,22 @@ def apply(preset: Preset, path: Path) -> tuple[CommentedMap, list[Change]]:
         ParamsError: params.yaml lacks one of the keys.
     """
     tree = edit.load(path)
-    for key, value in preset.changes.items():
-        edit.put(tree, key, value, path)
+    for pattern, value in preset.changes.items():
+        for key in _fitting(tree, pattern.split(".")):
+            edit.put(tree, key, value, path)
     # from the text, where a block that is merged into others (`<<: *frozen`) takes them along
     return tree, list(_changes(params.load(path), edit.plain(tree)))
+
+
+def _fitting(tree: Any, parts: list[str], above: str = "") -> Iterator[str]:
+    """The dotted keys of a pattern; a part without a star stands for itself, be it there or not."""
+    if not parts:
+        yield above.rstrip(".")
+        return
+    first, *rest = parts
+    below = tree if isinstance(tree, dict) else {}
+    for name in fnmatch.filter(below, first) if "*" in first else [first]:
+        yield from _fitting(below.get(name), rest, f"{above}{name}.")
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[Change]:
@@ -101,7 +115,8 @@ def _changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iter
 
 def override(change: Change) -> str:
     """A change as the argument of `dvc exp run -S`, quoted for a shell."""
-    return shlex.quote(f"{change.key}={hydra(change.new)}")
+    gains = isinstance(change.old, dict) and isinstance(change.new, dict)  # lines that are new must be asked for: ++
+    return shlex.quote(f"{'++' if gains else ''}{change.key}={hydra(change.new)}")
 
 
 def hydra(value: Any) -> str:

@@ -1,0 +1,55 @@
+"""The store in which an aggregator rests: its map and the training-free descriptors of every image and view.
+
+The bootstrap has trained the aggregator; from then on it stays as it is, and rounds and rows read two maps a view
+whatever the number of layers and timesteps.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass
+
+from uld import runtime
+from uld.features import reduce, store
+from uld.features.store import Features, FeatureStore
+from uld.models.learned import AGGREGATED, BASE, LearnedHead
+from uld.params import CLOSED
+
+
+@dataclass(frozen=True, config=CLOSED)
+class AggregatedParams:
+    """A start whose aggregator rests."""
+
+    features: str  # the feature store it reads: that of the start
+
+
+def fill(path: Path, parent: FeatureStore, head: LearnedHead, start: str) -> None:
+    """Store what is at rest in the model `start`, of all rows and views of `parent`; resumes an interrupted run.
+
+    Several processes divide the shards between them.
+
+    Raises:
+        runtime.Interrupted: asked to stop; finished shards are kept.
+        ArtifactError: non-finite values.
+    """
+    spec = parent.spec | {"keep": AGGREGATED, "start": start, "aggregator": head.fingerprint()}
+    scratch = runtime.scratch(f"aggregate-{start}", **spec)
+    if not runtime.process() and (parent.path / reduce.FILE).is_file():  # a detector of this store needs it
+        shutil.copy(parent.path / reduce.FILE, scratch)
+
+    @torch.no_grad()
+    def kept(rows: NDArray[np.int64], view: int) -> Features:
+        return head.at_rest(parent.read(rows, view, head.names))
+
+    def compute(first: int, end: int) -> Iterator[tuple[int, int, Features]]:
+        for view in range(len(parent.views)):
+            passes = runtime.in_batches(lambda a, b: kept(np.arange(first + a, first + b), view), end - first)  # noqa: B023 - used up before the next view
+            yield from ((offset, view, features) for offset, features in passes)
+
+    cells = (head.grid, head.grid)
+    shapes = {BASE: (len(head.base.offset), *cells), AGGREGATED: (head.aggregate.width, *cells)}
+    store.build(path, scratch, spec, parent.views, parent.mirrored, compute, shapes)
