@@ -360,7 +360,7 @@ def test_a_detector_of_an_aggregator_that_rests(
     _, predictions, folder = project.discover("duld", features="resting")
     same(Detector.load(folder).detect(project.photographs), predictions, np.arange(9))
     np.testing.assert_allclose(predictions.view_xy, whole.view_xy, atol=0.1)
-    np.testing.assert_allclose(predictions.score, whole.score, atol=2e-3)
+    np.testing.assert_allclose(predictions.score, whole.score, atol=5e-3)
     assert (np.abs(predictions.xy - whole.xy)[np.isfinite(whole.xy)] < 0.02).mean() > 0.95  # but for near ties
     _, bank, _ = detector.trainable("resting", "frozen", project.root)
     batch = bank.read(np.array([4, 1]), np.array([1, 0]))
