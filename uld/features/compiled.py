@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from uld.errors import ULDError
 
 KINDS = ("BasicTransformerBlock", "ResnetBlock2D")  # classes of diffusers: nearly all the work of a UNet and of a VAE
-VARIANTS = (
-    64  # widths at which a class is compiled before torch gives up; Stable Diffusion 1.5 and its VAE have some 20
-)
+# widths at which a class is compiled before torch gives up; Stable Diffusion 1.5 and its VAE have some 20
+VARIANTS = 64
 
 
 def compile_blocks(networks: Collection[nn.Module], plain: Collection[nn.Module]) -> list[nn.Module]:
