@@ -46,17 +46,17 @@ def both(one: Held, other: Held) -> Held:
     return Held(np.arange(len(joined[0])), 0, *joined, torch.cat([one.heat, other.heat]))
 
 
-def find(weight: float, held: list[Held] | None = None) -> np.ndarray:
+def carry(weight: float, held: list[Held] | None = None) -> np.ndarray:
     held = held or [pose(9, 0.9, 0.8), both(pose(4, 0.8, 0.9, 1), pose(3, 0.9, 0.8, 1)), pose(4, 0.7, 0.9, 2)]
-    return places.find(held, CENTROIDS, POSES, DETECT, weight)[:, 0]
+    return places.carry([[one] for one in held], CENTROIDS, POSES, DETECT, weight, 1e6)[1][0, :, 0]
 
 
 def test_places_go_on_from_pose_to_pose() -> None:
-    np.testing.assert_allclose(find(10), HOME + np.array([[0, 0], [1, 0], [2, 0]]), atol=0.3)
+    np.testing.assert_allclose(carry(10), HOME + np.array([[0, 0], [1, 0], [2, 0]]), atol=0.3)
 
 
 def test_without_weight_a_twin_takes_over() -> None:
-    found = find(1e-6)
+    found = carry(1e-6)
     np.testing.assert_allclose(found[0], HOME, atol=0.3)
     np.testing.assert_allclose(found[1], HOME + np.array([1 + 7 * 4 / 7, 0]), atol=0.3)  # four images of seven
     np.testing.assert_allclose(found[2], TWIN + np.array([2, 0]), atol=0.3)
@@ -65,17 +65,19 @@ def test_without_weight_a_twin_takes_over() -> None:
 def test_the_first_pose_is_the_one_whose_images_agree() -> None:
     """In the largest pose they do not: most show `HOME`, some `TWIN`."""
     mixed = both(pose(9, 0.9, 0.8), pose(4, 0.8, 0.9))
-    np.testing.assert_allclose(find(10, [mixed, pose(6, 0.8, 0.9), mixed]), np.tile(TWIN, (3, 1)), atol=0.3)
+    np.testing.assert_allclose(carry(10, [mixed, pose(6, 0.8, 0.9), mixed]), np.tile(TWIN, (3, 1)), atol=0.3)
 
 
 def test_of_few_images_agreement_says_little() -> None:
     mixed = both(pose(9, 0.9, 0.8), pose(4, 0.8, 0.9))
-    np.testing.assert_allclose(find(10, [mixed, pose(2, 0.8, 0.9), mixed]), np.tile(HOME, (3, 1)), atol=0.3)
+    np.testing.assert_allclose(carry(10, [mixed, pose(2, 0.8, 0.9), mixed]), np.tile(HOME, (3, 1)), atol=0.3)
+
+
+NONE = pose(4, 0.8, 0.9).take(np.empty(0, np.int64))
 
 
 def test_a_pose_without_images_keeps_the_places_of_its_neighbour() -> None:
-    empty = pose(4, 0.8, 0.9).take(np.empty(0, np.int64))
-    np.testing.assert_allclose(find(10, [pose(9, 0.9, 0.8), empty, pose(4, 0.8, 0.9)]), np.tile(HOME, (3, 1)), atol=0.3)
+    np.testing.assert_allclose(carry(10, [pose(9, 0.9, 0.8), NONE, pose(4, 0.8, 0.9)]), np.tile(HOME, (3, 1)), atol=0.3)
 
 
 def test_heat_counts_too() -> None:
@@ -84,5 +86,50 @@ def test_heat_counts_too() -> None:
     hot = held.heat.clone()
     hot[..., :8] = 0.1
     leaning = replace(DETECT, heat=0.1)
-    found = places.find([replace(held, heat=hot)], CENTROIDS[:1], POSES[:1], leaning, 1e-6)
-    np.testing.assert_allclose(found[0, 0], TWIN, atol=0.3)
+    _, found = places.carry([[replace(held, heat=hot)]], CENTROIDS[:1], POSES[:1], leaning, 1e-6, 1e6)
+    np.testing.assert_allclose(found[0, 0, 0], TWIN, atol=0.3)
+
+
+def seen(home: np.ndarray, twin: np.ndarray, images: int = 4) -> Held:
+    """Images with a part at `HOME` and one at `TWIN`, which look like these unit vectors (3,), and heat everywhere."""
+    y, x = torch.meshgrid(torch.arange(float(GRID)), torch.arange(float(GRID)), indexing="ij")
+    maps = torch.tensor([0.0, 0, 0.3])[:, None, None].expand(3, GRID, GRID).clone()
+    for (at_x, at_y), look in ((HOME, home), (TWIN, twin)):
+        maps += torch.from_numpy(look).float()[:, None, None] * torch.exp(-((x - at_x) ** 2 + (y - at_y) ** 2) / 4)
+    ones = torch.ones(images, GRID, GRID)
+    maps = F.normalize(maps, dim=0).expand(images, -1, -1, -1)
+    return Held(np.arange(images), 0, maps.half(), ones.bool(), ones[:, None])
+
+
+def turned(angle: float) -> np.ndarray:
+    return np.array([np.cos(angle), np.sin(angle), 0])
+
+
+def test_looks_are_carried_too() -> None:
+    """A part changes its look from pose to pose, and its twin comes to look as it did: the landmark stays."""
+    held = [[seen(turned(0), turned(1.2))], [seen(turned(0.5), turned(0.2))], [seen(turned(1), turned(0.4))]]
+    own = np.tile(turned(0), (3, 1, 1)).astype(np.float32)  # and what later poses found for themselves is the twin
+    looks, xy = places.carry(held, own, POSES, DETECT, 3, 0)
+    np.testing.assert_allclose(xy[0, :, 0], np.tile(HOME, (3, 1)), atol=0.3)
+    np.testing.assert_allclose(looks[:, 0] @ turned(0), np.cos([0, 0.5, 1]), atol=0.06)
+    np.testing.assert_array_equal(own, np.tile(turned(0), (3, 1, 1)).astype(np.float32))  # and these are not touched
+
+
+def test_a_look_counts_for_matches_where_it_starts() -> None:
+    held = [[seen(turned(0), turned(2), images=6)], [seen(turned(0.6), turned(2), images=6)]]
+    own = np.tile(turned(0), (2, 1, 1)).astype(np.float32)
+    free, held_back = (places.carry(held, own, POSES[:2], DETECT, 10, prior)[0][1, 0] for prior in (0, 6))
+    np.testing.assert_allclose(
+        held_back, (free + places.carry(held, own, POSES[:2], DETECT, 10, 6)[0][0, 0]) / 2, atol=0.02
+    )
+
+
+def test_hands_have_places_of_their_own_and_share_looks() -> None:
+    """The second hand has no image of the first pose: there it is where its other poses have it."""
+    first, second = seen(turned(0), turned(2), images=8), seen(turned(2), turned(0), images=4)
+    held = [[first, NONE], [first.take(np.arange(3)), second], [first.take(np.arange(3)), second]]
+    own = np.tile(turned(0), (3, 1, 1)).astype(np.float32)
+    looks, xy = places.carry(held, own, POSES, DETECT, 10, 0)
+    np.testing.assert_allclose(xy[0, :, 0], np.tile(HOME, (3, 1)), atol=0.3)
+    np.testing.assert_allclose(xy[1, :, 0], np.tile(TWIN, (3, 1)), atol=0.3)
+    np.testing.assert_allclose(looks[:, 0] @ turned(0), 1, atol=0.06)

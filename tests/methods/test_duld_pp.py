@@ -190,7 +190,7 @@ def test_places_hold_a_landmark_where_its_twin_looks_more_like_it(turning: Turni
     found = method(cluster=CLUSTER | {"place": place}).find(turning, mixed, TEST)
     gap = np.linalg.norm(turning.to_image(TEST, found.dense_xy) - turning.to_image(TEST, turning.centres[TEST]), axis=2)
     assert gap[:, 1:].max() < 2.2
-    assert (gap[:, 0].max() < 12) == (place is not None)  # pixels: it stays on its side, or sits on the other part
+    assert (gap[:, 0].max() < 17) == (place is not None)  # pixels: it stays on its side, or sits on the other part
 
 
 @pytest.mark.parametrize("view", [0, 1, 2])

@@ -1,14 +1,17 @@
-"""Where each landmark lies in each pose.
+"""How each landmark looks and where it lies in each pose.
 
 Twins look alike, and a part that turns out of sight leaves its landmark to whatever looks most like it: of an image
-alone nothing tells which is meant. Images of one pose show a part in one place, and of the next pose not far from it.
-So places are found from pose to pose, and a dense match must be worth its distance from the place.
+alone nothing tells which is meant. Images of one pose show a part in one place, and of the next pose not far from it
+and not much changed. So landmarks are carried from pose to pose, and a dense match must be worth its distance from the
+place.
 """
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from uld import coords
 from uld.cluster import assign
 from uld.cluster.align import outward
 from uld.cluster.detect import DetectParams
@@ -27,51 +30,86 @@ def cost(places: Floats, grid: int, weight: float) -> torch.Tensor:
     return weight * gap.square().sum(-1) / grid**2
 
 
-def find(held: list[Held], centroids: Floats, poses: Floats, detect: DetectParams, weight: float) -> Floats:
-    """Mean places of dense matches, from one pose outward along the tree of pose centroids (`align.outward`).
+def carry(
+    held: list[list[Held]], centroids: Floats, poses: Floats, detect: DetectParams, weight: float, prior: float
+) -> tuple[Floats, Floats]:
+    """How landmarks look and where they lie in each pose, from one outward along the tree of poses (`align.outward`).
 
     The first is the pose whose images agree best: their matches, wherever they are, lie nearest to their medians. It
-    starts from these, every other pose from the places of its neighbour, which it keeps if it has no image; then
-    matches and their means take turns.
+    starts from these, every other pose from the places of its neighbour. There a landmark looks as the pose has found
+    for itself, or as it came to look in the neighbour if near the place the images match that better: what a pose finds
+    for itself may be a twin. Dense matches, held near the places, and the means of where they lie take turns; what they
+    look like in the end is the landmark's look in the pose.
 
     Args:
-        held: images of each of Q poses in one view.
-        centroids: (Q, K, D).
+        held: images of each of Q poses in each of V hands.
+        centroids: (Q, K, D), as each pose has found them.
         poses: (Q, C) pose centroids.
         weight: of the squared distance against the cosine, see `cost`.
+        prior: matches that a centroid counts for where it starts.
 
     Returns:
-        (Q, K, 2) in cells.
+        Centroids (Q, K, D) and places (V, Q, K, 2) in cells. A pose without images has those of its neighbour.
     """
-    free = [_matches(one, own, detect, None) for one, own in zip(held, centroids, strict=True)]
+    free = [[_matches(one, own, detect)[0] for one in hands] for hands, own in zip(held, centroids, strict=True)]
     first = _first(free)
-    out = np.zeros((*centroids.shape[:2], 2), dtype=np.float32)
-    out[first] = np.median(free[first], axis=0)
+    looks = centroids.copy()
+    xy = np.full((len(held[0]), *centroids.shape[:2], 2), np.nan, dtype=np.float32)
     for parent, pose in [(first, first), *outward(poses, first)]:
-        out[pose] = out[parent]
-        for _ in range(TURNS if len(free[pose]) else 0):
-            far = cost(out[pose], held[pose].inside.shape[-1], weight)
-            before, out[pose] = out[pose].copy(), _matches(held[pose], centroids[pose], detect, far).mean(0)
-            if np.abs(out[pose] - before).max() < SETTLED:
+        shown = {hand: one for hand, one in enumerate(held[pose]) if len(one.rows)}
+        xy[:, pose] = xy[:, parent]
+        for hand, one in shown.items():
+            if np.isnan(xy[hand, pose]).any():  # the first pose that this hand has images of
+                xy[hand, pose] = np.median(_matches(one, looks[parent], detect)[0], axis=0)
+        values = [_value(shown, look, xy[:, pose], detect, weight) for look in (centroids[pose], looks[parent])]
+        start = np.where((values[0] >= values[1])[:, None], centroids[pose], looks[parent])
+        total, count = prior * start, prior
+        for _ in range(TURNS if shown else 0):
+            before, total, count = xy[:, pose].copy(), prior * start, prior
+            for hand, one in shown.items():
+                at, found = _matches(one, start, detect, cost(xy[hand, pose], one.inside.shape[-1], weight))
+                xy[hand, pose] = at.mean(0)
+                total, count = total + found.sum(0), count + len(found)
+            if np.nanmax(np.abs(xy[:, pose] - before)) < SETTLED:
                 break
-    return out
+        looks[pose] = total / count if count else start
+    return looks, np.where(np.isnan(xy), np.nanmean(xy, axis=1, keepdims=True), xy)
 
 
-def _first(matches: list[Floats]) -> int:
-    """The pose whose matches (n, K, 2) scatter least. Of less than half the mean number of images that says little."""
-    counts = np.array([len(one) for one in matches])
+def _value(shown: dict[int, Held], looks: Floats, places: Floats, detect: DetectParams, weight: float) -> Floats:
+    """Mean cosine (K,) of looks (K, D) with their matches near places (V, K, 2), less the distance's cost."""
+    unit, values = looks / np.linalg.norm(looks, axis=1, keepdims=True), [np.zeros((0, len(looks)), np.float32)]
+    for hand, one in shown.items():
+        grid = one.inside.shape[-1]
+        at, found = _matches(one, looks, detect, cost(places[hand], grid, weight))
+        values.append((found * unit).sum(2) - weight * ((at - places[hand]) ** 2).sum(2) / grid**2)
+    return np.concatenate(values).sum(0)
+
+
+def _first(matches: list[list[Floats]]) -> int:
+    """The pose whose matches [(n, K, 2) of each hand] scatter least.
+
+    Of less than half the mean number of images that says little.
+    """
+    counts = np.array([sum(len(one) for one in hands) for hands in matches])
     scatter = np.full(len(matches), np.inf)
     for pose in np.flatnonzero(2 * counts >= max(counts.mean(), 1)):
-        scatter[pose] = np.linalg.norm(matches[pose] - np.median(matches[pose], axis=0), axis=2).mean()
+        off = [one - np.median(one, axis=0) for one in matches[pose] if len(one)]
+        scatter[pose] = np.linalg.norm(np.concatenate(off), axis=2).mean()
     return int(np.argmin(scatter))
 
 
-def _matches(held: Held, centroids: Floats, detect: DetectParams, far: torch.Tensor | None) -> Floats:
-    """Dense matches (n, K, 2) in all cells of the held images."""
+def _matches(
+    held: Held, centroids: Floats, detect: DetectParams, far: torch.Tensor | None = None
+) -> tuple[Floats, Floats]:
+    """Dense matches in all cells of the held images: xy (n, K, 2) in cells, and the descriptors (n, K, D) there."""
     assert held.heat is not None, "poses are codes of heat maps"
-    found = []
+    xy, looks = [], []
     for part in zip(held.descriptors.split(64), held.inside.split(64), held.heat.split(64), strict=True):
         descriptors, inside, heat = part
         prior = detect.prior(heat) if far is None else detect.prior(heat) - far.to(heat)
-        found.append(assign.dense(descriptors.float(), inside, centroids, True, prior).dense_xy)
-    return np.concatenate(found)
+        maps = descriptors.float()
+        at = assign.dense(maps, inside, centroids, True, prior).dense_xy
+        xy.append(at)
+        looks.append(F.normalize(coords.sample(maps, torch.from_numpy(at).to(maps.device)), dim=2).cpu().numpy())
+    return np.concatenate(xy), np.concatenate(looks)

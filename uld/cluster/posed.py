@@ -92,12 +92,10 @@ def discover(
         order, drift = align(slots.centroids, slots.xy, poses.centroids, poses.counts, p.align)
         slots = slots.ordered(order)
         figures |= {"drift_moved": drift.moved, "drift_apart": drift.apart}
-    where = None
+    looks, where = slots.centroids, None
     if p.place is not None:
-        hands = zip(*_of_poses(held, poses), strict=True)
-        found = [places.find(list(h), slots.centroids, poses.centroids, detect, p.place) for h in hands]
-        where = np.stack(found)
-    kept = PoseCentroids(poses.centroids, slots.centroids, poses.counts, where)
+        looks, where = places.carry(_of_poses(held, poses), looks, poses.centroids, detect, p.place, p.prior)
+    kept = PoseCentroids(poses.centroids, looks, poses.counts, where)
     shown = label.picture(points, everywhere, rng)
     figures |= quality(points.descriptor, kmeans.of(points.descriptor, everywhere), rng)
     return Discovery(replace(shown, poses=kept), figures)
