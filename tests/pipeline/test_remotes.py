@@ -13,18 +13,20 @@ STORE = "artifacts/features/trained.zarr"
 
 
 def hashes(project: Project) -> set[str]:
-    """Hashes of the feature store and of its files."""
-    (out,) = params.load(project.root / "dvc.lock")["stages"]["features@trained"]["outs"]
-    assert out["path"] == STORE
-    listed = project.root / ".dvc/cache/files/md5" / out["md5"][:2] / out["md5"][2:]
-    return {out["md5"], *(file["md5"] for file in json.loads(listed.read_text()))}
+    """Hashes of the feature stores and of their files."""
+    stages = params.load(project.root / "dvc.lock")["stages"]
+    outs = [stages[name]["outs"][0] for name in ("features@trained", "aggregate@silk")]
+    assert outs[0]["path"] == STORE
+    listed = [project.root / ".dvc/cache/files/md5" / out["md5"][:2] / out["md5"][2:] for out in outs]
+    files = {file["md5"] for one in listed for file in json.loads(one.read_text())}
+    return files | {out["md5"] for out in outs}
 
 
 def found(project: Project) -> dict[str, bytes]:
-    """What a run leaves, in Git and in the cache, but for the feature store."""
+    """What a run leaves, in Git and in the cache, but for the feature stores."""
     folders = ("artifacts", "metrics", "plots", "report")
     files = {f"{top}/{name}": data for top in folders for name, data in project.files(top).items()}
-    return {name: data for name, data in files.items() if not name.startswith(STORE)}
+    return {name: data for name, data in files.items() if not name.startswith("artifacts/features")}
 
 
 @pytest.fixture
