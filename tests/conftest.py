@@ -3,9 +3,13 @@
 import json
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
+
+hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one is slow now and then
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)
