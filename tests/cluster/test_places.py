@@ -73,7 +73,36 @@ def test_of_few_images_agreement_says_little() -> None:
     np.testing.assert_allclose(carry(10, [mixed, pose(2, 0.8, 0.9), mixed]), np.tile(HOME, (3, 1)), atol=0.3)
 
 
+def test_the_first_pose_is_one_that_tells_landmarks_apart() -> None:
+    """Where two landmarks are one, images agree as well as they can."""
+    rng = np.random.default_rng(0)
+    one = [np.zeros((6, 2, 2), np.float32)]  # of one hand
+    apart = [np.array([[0, 0], [5, 0]]) + rng.normal(0, 0.5, (6, 2, 2))]
+    mixed = [apart[0][:, ::-1] * np.tile([[[1]], [[0]]], (3, 1, 1)) + apart[0] * np.tile([[[0]], [[1]]], (3, 1, 1))]
+    few = [np.array([[[0, 0], [9, 0]]], np.float32)]
+    assert places._first([one, mixed, apart, few]) == 2
+    assert places._first([one, few, [np.concatenate([apart[0], apart[0]])], apart, mixed]) == 3
+    assert places._first([one]) == 0
+
+
 NONE = pose(4, 0.8, 0.9).take(np.empty(0, np.int64))
+
+
+def test_a_pose_without_images_looks_as_its_neighbour() -> None:
+    held = [[seen(turned(0), turned(1.2))], [NONE]]
+    looks, _ = places.carry(
+        held, np.stack([turned(0), turned(1.2)])[:, None].astype(np.float32), POSES[:2], DETECT, 3, 0
+    )
+    np.testing.assert_array_equal(looks[1], looks[0])
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_landmark_that_no_image_of_a_pose_shows_looks_as_in_its_neighbour() -> None:
+    held = [[seen(turned(0), turned(1.2))], [seen(turned(0.2), turned(1.4))]]
+    own = np.stack([turned(0), np.zeros(3)])[:, None].astype(np.float32)
+    looks, xy = places.carry(held, own, POSES[:2], DETECT, 3, 0)
+    np.testing.assert_allclose(xy[0, :, 0], np.tile(HOME, (2, 1)), atol=0.3)
+    np.testing.assert_allclose(looks[:, 0] @ turned(0), np.cos([0, 0.2]), atol=0.06)
 
 
 def test_a_pose_without_images_keeps_the_places_of_its_neighbour() -> None:

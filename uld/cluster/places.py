@@ -35,11 +35,12 @@ def carry(
 ) -> tuple[Floats, Floats]:
     """How landmarks look and where they lie in each pose, from one outward along the tree of poses (`align.outward`).
 
-    The first is the pose whose images agree best: their matches, wherever they are, lie nearest to their medians. It
-    starts from these, every other pose from the places of its neighbour. There a landmark looks as the pose has found
-    for itself, or as it came to look in the neighbour if near the place the images match that better: what a pose finds
-    for itself may be a twin. Dense matches, held near the places, and the means of where they lie take turns; what they
-    look like in the end is the landmark's look in the pose.
+    The first is the pose whose images tell the landmarks apart best, and agree: most of their matches, wherever they
+    are, lie nearest to the median of their own landmark. It starts from these medians, every other pose from the places
+    of its neighbour. There a landmark looks as the pose has found for itself, or as it came to look in the neighbour
+    if near the place the images match that better: what a pose finds for itself may be a twin. Dense matches, held near
+    the places, and the means of where they lie take turns; what they look like in the end is the landmark's look in the
+    pose.
 
     Args:
         held: images of each of Q poses in each of V hands.
@@ -58,13 +59,15 @@ def carry(
     for parent, pose in [(first, first), *outward(poses, first)]:
         shown = {hand: one for hand, one in enumerate(held[pose]) if len(one.rows)}
         xy[:, pose] = xy[:, parent]
+        if not shown:
+            looks[pose] = looks[parent]
+            continue
         for hand, one in shown.items():
             if np.isnan(xy[hand, pose]).any():  # the first pose that this hand has images of
                 xy[hand, pose] = np.median(_matches(one, looks[parent], detect)[0], axis=0)
         values = [_value(shown, look, xy[:, pose], detect, weight) for look in (centroids[pose], looks[parent])]
         start = np.where((values[0] >= values[1])[:, None], centroids[pose], looks[parent])
-        total, count = prior * start, prior
-        for _ in range(TURNS if shown else 0):
+        for _ in range(TURNS):
             before, total, count = xy[:, pose].copy(), prior * start, prior
             for hand, one in shown.items():
                 at, found = _matches(one, start, detect, cost(xy[hand, pose], one.inside.shape[-1], weight))
@@ -72,31 +75,37 @@ def carry(
                 total, count = total + found.sum(0), count + len(found)
             if np.nanmax(np.abs(xy[:, pose] - before)) < SETTLED:
                 break
-        looks[pose] = total / count if count else start
+        looks[pose] = total / count
     return looks, np.where(np.isnan(xy), np.nanmean(xy, axis=1, keepdims=True), xy)
 
 
 def _value(shown: dict[int, Held], looks: Floats, places: Floats, detect: DetectParams, weight: float) -> Floats:
     """Mean cosine (K,) of looks (K, D) with their matches near places (V, K, 2), less the distance's cost."""
-    unit, values = looks / np.linalg.norm(looks, axis=1, keepdims=True), [np.zeros((0, len(looks)), np.float32)]
+    unit = looks / np.maximum(np.linalg.norm(looks, axis=1, keepdims=True), 1e-12)  # 0: no image has shown it
+    values = []
     for hand, one in shown.items():
         grid = one.inside.shape[-1]
         at, found = _matches(one, looks, detect, cost(places[hand], grid, weight))
         values.append((found * unit).sum(2) - weight * ((at - places[hand]) ** 2).sum(2) / grid**2)
-    return np.concatenate(values).sum(0)
+    return np.concatenate(values).mean(0)
 
 
 def _first(matches: list[list[Floats]]) -> int:
-    """The pose whose matches [(n, K, 2) of each hand] scatter least.
+    """The pose where the largest share of matches [(n, K, 2) of each hand] lies nearest to its own landmark's median.
 
-    Of less than half the mean number of images that says little.
+    A pose in which two landmarks are one does not have it, however well its images agree; every other would inherit
+    that. Among equals, the one where matches lie nearest to their medians. Of less than half the mean number of images
+    that says little.
     """
     counts = np.array([sum(len(one) for one in hands) for hands in matches])
-    scatter = np.full(len(matches), np.inf)
+    share, scatter = np.zeros(len(matches)), np.full(len(matches), np.inf)
     for pose in np.flatnonzero(2 * counts >= max(counts.mean(), 1)):
-        off = [one - np.median(one, axis=0) for one in matches[pose] if len(one)]
-        scatter[pose] = np.linalg.norm(np.concatenate(off), axis=2).mean()
-    return int(np.argmin(scatter))
+        gaps = [np.linalg.norm(one[:, :, None] - np.median(one, axis=0), axis=3) for one in matches[pose] if len(one)]
+        gap = np.concatenate(gaps)  # (n, K, K): a landmark's match to a landmark's median
+        own = np.diagonal(gap, axis1=1, axis2=2)
+        others = np.where(np.eye(gap.shape[1], dtype=bool), np.inf, gap).min(2)
+        share[pose], scatter[pose] = (own < others).mean(), own.mean()
+    return int(np.lexsort((scatter, -share))[0])
 
 
 def _matches(
