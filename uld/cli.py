@@ -104,7 +104,7 @@ def table(
     _run(work)
 
 
-@app.command(epilog="`uld grid duld_pp landmarks steps.duld_pp.cluster.poses`")
+@app.command(epilog="`uld grid duld_pp steps.duld_pp.cluster.landmarks steps.duld_pp.cluster.poses`")
 def grid(
     row: Annotated[str, typer.Argument(help="A row of the results table.")],
     x: Annotated[str, typer.Argument(help="A key of params.yaml in which the experiments differ.")],

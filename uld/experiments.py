@@ -53,7 +53,8 @@ def grid(row: str, x: str, y: str, choice: Choice) -> tuple[str, pd.DataFrame]:
 
     Args:
         row: of the results table.
-        x, y: dotted keys of params.yaml, in which the experiments may differ; of other keys, in `seed` only.
+        x, y: dotted keys of params.yaml, in which the experiments may differ; of other keys, in `seed` only. Those in
+            which one of the two is null are left out, as the commit may be from which they come.
         choice: of the errors.
 
     Returns:
@@ -71,6 +72,7 @@ def grid(row: str, x: str, y: str, choice: Choice) -> tuple[str, pd.DataFrame]:
             f"a grid of {x} and {y} needs experiments that differ in both and in nothing else but the seed: these "
             f"differ in {', '.join(names) or 'nothing'}. `dvc exp remove` takes others out."
         )
+    found = found[~found[[names[x], names[y]]].isin(["null", "-"]).any(axis=1)]
     cells = pd.DataFrame({"x": found[names[x]], "y": found[names[y]]}).apply(_numbers)
     cells = cells.assign(forward=found["forward_nme"], backward=found["backward_nme"], seeds=found["seeds"])
     labels = [f"{one.forward:.1f} / {one.backward:.1f}" for one in cells.itertuples()]

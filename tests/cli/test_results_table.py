@@ -196,7 +196,7 @@ def test_a_running_experiment_has_no_metrics_of_its_own_yet(run, monkeypatch) ->
     assert experiments.results(table.Choice()).lines["seeds"].tolist() == [2]
 
 
-def cell(forward: float, k: int, q: int, **more: object) -> dict:
+def cell(forward: float, k: int | None, q: int, **more: object) -> dict:
     return revision({"a": {"data": tree(forward, backward_nme=3.0)}}, landmarks=k, steps={"q": q}, **more)
 
 
@@ -206,7 +206,8 @@ def test_experiments_are_not_in_a_folder(run, uld) -> None:
 
 
 def test_a_grid_of_two_params(run, monkeypatch, uld) -> None:
-    shown = exp_show(cell(8, 10, 5, seed=0), cell(6, 10, 5, seed=1), cell(5, 10, 20, seed=0), cell(4, 30, 5, seed=0))
+    cells = [(8, 10, 5, 0), (9, None, 5, 0), (6, 10, 5, 1), (5, 10, 20, 0), (4, 30, 5, 0)]
+    shown = exp_show(*(cell(error, k, q, seed=seed) for error, k, q, seed in cells))
     monkeypatch.setattr(experiments, "shown", lambda: shown)
     done = uld("grid", "a", "landmarks", "steps.q")
     assert done.output.splitlines()[1:] == [
@@ -214,9 +215,9 @@ def test_a_grid_of_two_params(run, monkeypatch, uld) -> None:
         "5   7.0 / 3.0  4.0 / 3.0",
         "20  5.0 / 3.0          -",
     ]
-    cells = pd.read_csv(run / "plots/grid.csv")
-    assert cells[["x", "y", "forward", "seeds"]].to_numpy().tolist() == [[10, 5, 7, 2], [30, 5, 4, 1], [10, 20, 5, 1]]
-    assert cells["label"].tolist() == ["7.0 / 3.0", "4.0 / 3.0", "5.0 / 3.0"]
+    written = pd.read_csv(run / "plots/grid.csv")
+    assert written[["x", "y", "forward", "seeds"]].to_numpy().tolist() == [[10, 5, 7, 2], [30, 5, 4, 1], [10, 20, 5, 1]]
+    assert written["label"].tolist() == ["7.0 / 3.0", "4.0 / 3.0", "5.0 / 3.0"]
 
 
 def test_a_grid_needs_its_params_and_no_others(run, monkeypatch, uld) -> None:

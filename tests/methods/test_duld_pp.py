@@ -22,8 +22,8 @@ POSES, TILT = 3, 0.7
 HOMES = np.array([[[4, 4], [11, 4], [4, 11], [11, 11]], [[5, 4], [10, 4], [5, 11], [10, 11]],
                   [[4, 5], [11, 5], [4, 10], [11, 10]]])  # fmt: skip
 DETECT = {"radius": 1, "threshold": 0.3, "least": 0, "cap": 8, "heat": 0.0}
-CLUSTER = {"poses": POSES, "least": 5, "restarts": 4, "iterations": 4, "within": "exemplars", "prior": 0.0,
-           "align": 0.5, "place": None, "images": 100}  # fmt: skip
+CLUSTER = {"poses": POSES, "landmarks": None, "least": 5, "restarts": 4, "iterations": 4, "within": "exemplars",
+           "prior": 0.0, "align": 0.5, "place": None, "images": 100}  # fmt: skip
 ALONE = {"maps": 96, "steps": 60, "batch": 16}
 ELBO = {
     "alone": None,
@@ -146,6 +146,24 @@ def test_it_begins_at_a_round_with_as_many_landmarks(turning: Turning, name: str
     for previous, count in ((None, PARTS), (truth(turning), PARTS + 1)):
         with pytest.raises(ULDError, match=f"goes on with the {count} landmarks of a round"):
             method(name).discover(turning, ROWS, count, rng(), previous)
+
+
+@pytest.mark.parametrize("name", ["duld_pp", "duld_pp_full_vae"])
+@pytest.mark.parametrize("given", [True, False])
+def test_another_number_of_landmarks_is_found_anew(turning: Turning, name: str, given: bool) -> None:
+    """Here of labels that know of one part fewer, or of none: it finds all parts, each in all poses."""
+    full = truth(turning)
+    here = full.label < PARTS - 1
+    fewer = Labels(**{key: value[here] for key, value in vars(full).items() if value is not None}) if given else None
+    anew = method(name, cluster=CLUSTER | {"landmarks": PARTS, "prior": 1.0})
+    landmarks = anew.discover(turning, ROWS, PARTS - 1, rng(), fewer).landmarks
+    assert landmarks.poses is not None and landmarks.poses.landmarks.shape[:2] == (POSES, PARTS)
+    part = landmarks.poses.landmarks[:, :, 1 : 1 + PARTS].argmax(2)  # (Q, K): which part a landmark looks like
+    assert (part == part[0]).all() and sorted(part[0]) == list(range(PARTS))
+    labels = anew.label(turning, landmarks, ROWS, rng(), fewer).labels
+    again = anew.discover(turning, ROWS, PARTS - 1, rng(), labels).landmarks  # the next round goes on with them
+    assert again.poses is not None
+    np.testing.assert_array_equal(again.poses.landmarks[0, :, 1 : 1 + PARTS].argmax(1), part[0])
 
 
 # --- label and find ---

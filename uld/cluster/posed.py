@@ -1,7 +1,8 @@
 """Landmarks that look different in different poses: two-stage clustering as methods use it (D-ULD++, section 3.3.2).
 
 Images are clustered by pose code, then each pose finds how the landmarks look in it, and where they lie. Landmarks
-come from an earlier round and stay the same in all poses: the centroids of a pose start from those of all images.
+come from an earlier round, or from k-means if their number is another, and stay the same in all poses: the centroids of
+a pose start from those of all images.
 """
 
 from dataclasses import replace
@@ -31,12 +32,16 @@ from uld.params import CLOSED
 
 Floats = NDArray[np.float32]
 
+ITERATIONS, CAP = 100, 800_000  # of the k-means that finds other landmarks than those of an earlier round
+
 
 @dataclass(frozen=True, config=CLOSED)
 class TwoStageParams:
     """Two-stage clustering."""
 
     poses: Annotated[int, Field(ge=1)]  # Q
+    # K; null: the landmarks of the earlier round stay. Of another number than they are, k-means finds them anew
+    landmarks: Annotated[int, Field(ge=1)] | None
     least: Annotated[int, Field(ge=1)]  # images a pose; smaller ones are joined with the nearest
     restarts: Annotated[int, Field(ge=1)]
     iterations: Annotated[int, Field(ge=1)]
@@ -61,16 +66,21 @@ def discover(
 ) -> Discovery:
     """Poses of the training images and their mirror images, and how the landmarks of the last round look in each.
 
+    Args:
+        count: K, if `p` has none.
+
     Raises:
-        ULDError: the model has been through no round, or its last one had another number of landmarks.
+        ULDError: `p` has none, and the model has been through no round, or its last one had another number.
     """
-    if previous is None or previous.label.max(initial=-1) + 1 != count:
+    count = p.landmarks or count
+    known = previous if previous is not None and previous.label.max(initial=-1) + 1 == count else None
+    if known is None and p.landmarks is None:
         raise ULDError(
-            f"two-stage clustering goes on with the {count} landmarks of a round: begin at one that has them."
+            f"two-stage clustering goes on with the {count} landmarks of a round: begin at one that has them, or say "
+            "in cluster.landmarks how many are to be found anew."
         )
     chosen = np.sort(rng.permutation(rows)[: p.images])
     held = [hold(source, chosen, view) for view in label.hands(source)]
-    everywhere = means_at(held, source, previous, count)
     codes = [_codes(source, one) for one in held]
     poses = two_stage.pose_clusters(
         np.concatenate(codes),
@@ -82,6 +92,11 @@ def discover(
         init=_last(codes, held, previous),
     )
     points = label.pool(source, rows, detect)
+    if known is None:
+        fresh = kmeans.fit(points.descriptor, count, rng, restarts=p.restarts, iterations=ITERATIONS, cap=CAP)
+        everywhere = fresh.centroids
+    else:
+        everywhere = means_at(held, source, known, count)
     if p.within == "exemplars":
         slots = _by_exemplars(held, poses, everywhere, p)
     else:
@@ -113,9 +128,9 @@ def encode(source: Source, rows: Rows, view: int) -> Floats:
     return np.concatenate([source.codes(source.maps(batch, view)[1]).cpu().numpy() for batch in batches])
 
 
-def _last(codes: list[Floats], held: list[Held], previous: Labels) -> Floats | None:
+def _last(codes: list[Floats], held: list[Held], previous: Labels | None) -> Floats | None:
     """Where the poses of the last round are now: mean codes (Q, C) of the images that they had, if there were any."""
-    if previous.pose is None:
+    if previous is None or previous.pose is None:
         return None
     total = np.zeros((int(previous.pose.max()) + 1, codes[0].shape[1]))
     seen = np.zeros(len(total))
