@@ -57,6 +57,13 @@ def test_one_more_round_runs_what_is_new(project: Project) -> None:
     assert "label_change" in params.load(project.root / "metrics/rounds/duld-2.json")
 
 
+def test_a_study_of_k_reuses_all_up_to_the_pose_proxy(project: Project) -> None:
+    said = project.dvc("exp", "run", "--set-param", "steps.duld_pp.cluster.landmarks=7")
+    row = [f"{stage}@duld_pp" for stage in ("discover", "predict", "regress", "evaluate")]
+    assert ran(said) == ["cluster@duld_pp-1", "train@duld_pp-1", "poses", *row, "report"]
+    assert project.metrics("duld_pp")["landmarks"] == 7 and project.metrics("duld")["landmarks"] == 10
+
+
 def test_metrics_diff(fewer: tuple[Project, str]) -> None:
     changes = json.loads(fewer[0].dvc("metrics", "diff", "--json"))
     assert changes["metrics/zeroshot.json"]["landmarks"] == {"old": 10, "new": 8, "diff": -2}
