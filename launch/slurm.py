@@ -5,9 +5,11 @@
 
 Submit from a clone that all nodes see. Each job runs the last commit in a clone of its own below build/launch, shares
 the cache of the first one and leaves its result there as an experiment. A job whose time is up, or that is preempted,
-saves the state of its stage and is submitted again: finished stages are kept, the unfinished one goes on.
+saves the state of its stage and is submitted again: finished stages are kept, the unfinished one goes on. A job with
+several GPUs runs its stages in as many processes, unless `ULD_NPROC` says otherwise.
 """
 
+import contextlib
 import os
 import re
 import signal
@@ -21,7 +23,8 @@ from typing import Annotated, Any
 import typer
 
 PLACE = Path("build/launch")  # the clones; in `logs`, what submitit writes
-GRACE = 240  # seconds from the warning to the end of a job's time, for stages to save their state
+GRACE = 240  # seconds from the warning to the end of a job's time
+SAVING = 150  # those of them for the stage to save its state, more than torchrun gives its processes (`uld.ranks`)
 
 app = typer.Typer(add_completion=False)
 
@@ -31,13 +34,14 @@ class Experiment:
     """One experiment, as a job that can be interrupted and submitted again.
 
     root: the clone that it is submitted from. commit: what it runs. settings: `key=value` of params.yaml. linked:
-    folders of `root` that are not in Git and that stages may read.
+    folders of `root` that are not in Git and that stages may read. gpus: of the job.
     """
 
     root: Path
     commit: str
     settings: tuple[str, ...]
     linked: tuple[str, ...] = ("data/raw", "weights")
+    gpus: int = 1
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
@@ -62,15 +66,20 @@ class Experiment:
         )
 
     def checkpoint(self) -> Any:
-        """Stop what runs as Ctrl-C does, and say how to go on (submitit calls this when the time is nearly up)."""
+        """Stop what runs as Ctrl-C does, or kill it, and say how to go on.
+
+        submitit calls this when the time is nearly up, and afterwards submits the job again.
+        """
         from submitit.helpers import DelayedSubmission
 
         process, self._process = self._process, None
         if process is not None:
-            os.killpg(process.pid, signal.SIGINT)
-            until = time.monotonic() + GRACE
-            while process.poll() is None and time.monotonic() < until:
-                time.sleep(0.1)
+            with contextlib.suppress(ProcessLookupError):  # all have ended
+                os.killpg(process.pid, signal.SIGINT)
+                until = time.monotonic() + SAVING
+                while process.poll() is None and time.monotonic() < until:
+                    time.sleep(0.1)
+                os.killpg(process.pid, signal.SIGKILL)
         return DelayedSubmission(self)
 
     def _clone(self) -> None:
@@ -87,7 +96,8 @@ class Experiment:
     def _run(self, command: list[str], folder: Path) -> None:
         # `python` of the stages is this one
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self._process = subprocess.Popen(command, cwd=folder, env=os.environ | {"PATH": path}, start_new_session=True)
+        environment = {"ULD_NPROC": str(max(1, self.gpus)), **os.environ, "PATH": path}
+        self._process = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True)
         # no blocking wait: `checkpoint` is called from within, by a signal
         while self._process.poll() is None:
             time.sleep(0.2)
@@ -146,7 +156,7 @@ def submit(
         slurm_signal_delay_s=GRACE,
         slurm_array_parallelism=at_once,
     )
-    experiments = [Experiment(root, commit, one) for one in sweeps(settings or [])]
+    experiments = [Experiment(root, commit, one, gpus=gpus) for one in sweeps(settings or [])]
     for one, job in zip(experiments, executor.submit_array(experiments), strict=True):
         print(f"{job.job_id}: {one.folder.relative_to(root)}, log {job.paths.stdout.relative_to(root)}")
 

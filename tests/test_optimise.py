@@ -156,6 +156,16 @@ def test_a_loss_that_is_not_finite(tmp_path: Path, what: str, at: int, value: fl
     assert task.weights().isfinite().all()  # it never reached them
 
 
+def test_no_process_goes_on_before_all_have_read_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where no step is left, and nothing but the end of the loop, which deletes the state."""
+    state, seen = tmp_path / "state.pt", []
+    with pytest.raises(runtime.Interrupted):
+        Task(lambda number: ask(number) if number == STEPS - 1 else None).run(state)
+    monkeypatch.setattr(loop.ranks, "wait", lambda: seen.append(state.is_file()))
+    assert len(Task().run(state)) == STEPS
+    assert seen == [True] and not state.exists()
+
+
 def test_signals_are_as_before(whole: tuple[Task, pd.DataFrame], tmp_path: Path) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(runtime.Interrupted):

@@ -1,7 +1,9 @@
 """The machine's side: random streams, scratch folders, interruption and exit codes."""
 
 import errno
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,6 +82,32 @@ def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert runtime.device() == torch.device("cpu")
 
 
+def test_each_of_several_processes_has_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("ULD_DEVICE", "cuda:0")
+    assert runtime.device() == torch.device("cuda:0")
+    for name in ("ULD_NPROC", "WORLD_SIZE"):  # before torchrun and below it
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "2")
+            with pytest.raises(ULDError, match=r"ULD_DEVICE=cuda:0 is one GPU, .*: use ULD_DEVICE=cuda"):
+                runtime.device()
+    for name, value in {"ULD_DEVICE": "cuda", "WORLD_SIZE": "2", "RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert runtime.device() == torch.device("cuda:1")
+
+
+def test_threads_are_of_the_cores_that_a_job_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ULD_THREADS")
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 2, 4, 6}, raising=False)
+    assert runtime.threads() == 4
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert runtime.threads() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")  # not all systems have it
+    assert runtime.threads() == 32
+
+
 @pytest.mark.parametrize("text", ["0", "-3", "many", "1.5", ""])
 def test_counts_must_be_whole_and_positive(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("ULD_BATCH", text)
@@ -113,6 +141,23 @@ def test_resume_can_be_declined(monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "state").write_text("old")
     monkeypatch.setenv("ULD_RESUME", "0")
     assert not list(runtime.scratch("stage", key=1).iterdir())
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_no_process_sees_what_the_first_one_discards(process: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = runtime.scratch("stage", key=1)
+    (old / "state").write_text("old")
+    seen = []
+
+    def barrier() -> None:
+        seen.append(old.exists())
+        shutil.rmtree(old, ignore_errors=True)  # at the latest now the first one is here
+
+    monkeypatch.setattr(torch.distributed, "barrier", barrier)
+    for name, value in {"ULD_RESUME": "0", "WORLD_SIZE": "2", "RANK": str(process)}.items():
+        monkeypatch.setenv(name, value)
+    assert not list(runtime.scratch("stage", key=1).iterdir())
+    assert seen == [process == 1]
 
 
 def test_an_unnamed_file_lies_in_the_scratch_folder_and_leaves_no_trace(
@@ -191,6 +236,21 @@ def test_a_bug_keeps_its_traceback(error: Exception) -> None:
         runtime.run(main)
 
 
+def test_a_lost_process_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise RuntimeError(said)
+
+    said = "[gloo/transport/tcp/pair.cc:1] Connection closed by peer"
+    with pytest.raises(RuntimeError):
+        runtime.run(main)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    told = f"error: this stage's processes have lost each other ({said}): run again to go on.\n"
+    assert ends(main, capsys) == (2, told)
+    said = "a bug"
+    with pytest.raises(RuntimeError):
+        runtime.run(main)
+
+
 def test_a_real_process_ends_without_a_traceback() -> None:
     """Through the interpreter: what reaches the shell is the message and the code, nothing else."""
     program = (
@@ -253,3 +313,14 @@ def test_one_process_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert f"another process is at the same work in {folder}: wait for it" in other(1).stderr
     os.close(runtime._locks.pop(folder))
     assert other(1).returncode == 0
+
+
+def test_a_disk_without_locks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def flock(file: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    folder = runtime.scratch("stage", seed=1)
+    assert folder.is_dir() and runtime.scratch("stage", seed=1) == folder
+    (said,) = capsys.readouterr().out.splitlines()
+    assert said.startswith(f"warning: {folder.parent} cannot be locked (No locks available): see to it")

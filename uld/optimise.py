@@ -44,7 +44,8 @@ def optimise(
         ULDError: the loss or its gradient is not finite.
     """
     first, lines = _restore(state, model, optimiser)
-    ranks.align(model)  # and none goes on before all have read the state
+    ranks.wait()  # none goes on, and comes to delete or replace the state, before all have read it
+    ranks.align(model)
     model.train()
     with runtime.interruptible() as interrupt:
         for number in range(first, steps):

@@ -27,6 +27,8 @@ from uld.errors import ULDError
 
 Tensors = dict[str, torch.Tensor]
 
+SAVING = 120  # seconds that processes which are asked to stop have until torchrun kills them
+
 _PATIENCE = datetime.timedelta(days=7)  # a served process may wait as long as the first one trains
 
 _served: dict[str, Callable[[Any], Tensors]] = {}
@@ -36,14 +38,14 @@ _leading: list[bool] = []  # of this process, while others serve it
 
 def divided(main: Callable[[], None]) -> None:
     """Run a stage that divides its work itself: `main` in every process."""
-    _relaunch()
+    runtime.run(_relaunch)
     with _group():
         runtime.run(main)
 
 
 def led(main: Callable[[], None]) -> None:
     """Run a stage in the first process, whose calls of `spread` the others serve."""
-    _relaunch()
+    runtime.run(_relaunch)
     with _group():
         if runtime.process():
             runtime.run(_serve)
@@ -53,7 +55,7 @@ def led(main: Callable[[], None]) -> None:
             runtime.run(main)
         finally:
             if _leading.pop() and not _broken:
-                _tell(None)
+                runtime.run(lambda: _tell(None))
 
 
 def wait() -> None:
@@ -88,8 +90,9 @@ def whole(part: torch.Tensor, count: int) -> torch.Tensor:
 class _Whole(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: torch.Tensor) -> torch.Tensor:
+        part = part.contiguous()  # bytes are exchanged: the buffers must be laid out as they are
         parts = [torch.empty_like(part) for _ in range(runtime.processes())]
-        dist.all_gather(parts, part.contiguous())
+        dist.all_gather(parts, part)
         return torch.cat(parts)
 
     @staticmethod
@@ -145,8 +148,9 @@ def spread(kind: str, tasks: list[Any]) -> list[Tensors]:
     _tell((kind, tasks))
     found: dict[str, list[torch.Tensor]] = {}
     for name, value in _served[kind](tasks[0]).items():
-        found[name] = [torch.empty_like(value) for _ in tasks]
-        dist.gather(value.contiguous(), found[name])
+        own = value.contiguous()  # and so are the buffers
+        found[name] = [torch.empty_like(own) for _ in tasks]
+        dist.gather(own, found[name])
     _broken.clear()
     return [{name: values[i] for name, values in found.items()} for i in range(len(tasks))]
 
@@ -190,11 +194,17 @@ def _join() -> None:
 
 
 def _relaunch() -> None:
-    """Become `torchrun` of this stage, if several processes are wanted and this is none of them."""
+    """Become `torchrun` of this stage, if several processes are wanted and this is none of them.
+
+    Raises:
+        ULDError: there is no device for them.
+    """
     count = runtime.wanted_processes()
     spec = sys.modules["__main__"].__spec__
     if count == 1 or runtime.processes() > 1:
         return
+    runtime.device()  # one message, and not one of each process
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SAVING))
     sys.stdout.flush()
     this = [sys.argv[0]] if spec is None else ["-m", spec.name]
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]

@@ -2,8 +2,8 @@
 
 | variable       | meaning                                                     | default     |
 |----------------|-------------------------------------------------------------|-------------|
-| `ULD_DEVICE`   | `auto`, `cpu`, `cuda` or `cuda:1`                           | `auto`      |
-| `ULD_THREADS`  | CPU threads of torch, faiss and OpenCV                      | all cores   |
+| `ULD_DEVICE`   | `auto`, `cpu`, `cuda`, or in one process `cuda:1`           | `auto`      |
+| `ULD_THREADS`  | CPU threads of torch, faiss and OpenCV                      | all cores that it may use |
 | `ULD_BATCH`    | images a forward pass where no gradient is taken            | 32          |
 | `ULD_NPROC`    | processes a stage that runs the diffusion network, a GPU each | 1         |
 | `ULD_WORKERS`  | threads that read training batches ahead; 0: none           | 1           |
@@ -45,18 +45,24 @@ _locks: dict[Path, int] = {}  # open files that lock the scratch folders that th
 
 
 def device() -> torch.device:
-    """The torch device to compute on, from `ULD_DEVICE`."""
+    """The torch device to compute on, from `ULD_DEVICE`; of several processes each has its own GPU.
+
+    Raises:
+        ULDError: it is none, this torch sees no GPU, or several processes would share one.
+    """
     name = os.environ.get("ULD_DEVICE", "auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and processes() > 1:
-        name = f"cuda:{process() % max(1, torch.cuda.device_count())}"
     try:
         chosen = torch.device(name)
     except RuntimeError as error:
         raise ULDError(f"ULD_DEVICE={name!r} is no device: use auto, cpu, cuda or cuda:N.") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ULDError(f"ULD_DEVICE={name} but this torch sees no CUDA device: unset it or install a CUDA build.")
+    if chosen.type == "cuda" and chosen.index is not None and max(wanted_processes(), processes()) > 1:
+        raise ULDError(f"ULD_DEVICE={name} is one GPU, and ULD_NPROC wants one for each process: use ULD_DEVICE=cuda.")
+    if chosen.type == "cuda" and processes() > 1:
+        return torch.device("cuda", process() % max(1, torch.cuda.device_count()))
     return chosen
 
 
@@ -120,7 +126,9 @@ def compiles() -> bool:
 
 def threads() -> int:
     """CPU threads of the numeric libraries."""
-    return _integer("ULD_THREADS", max(1, (os.cpu_count() or 1) // processes()))
+    # a job may have some cores of a machine only
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return _integer("ULD_THREADS", max(1, cores // processes()))
 
 
 def wanted_processes() -> int:
@@ -165,13 +173,19 @@ def scratch(stage: str, **identity: Any) -> Path:
     """Folder for the resume state of an unfinished stage, keyed by everything that defines its result.
 
     `identity` must be JSON-serialisable: declared params and fingerprints of the inputs. Another identity gets another
-    folder, so stale state is never picked up. Lives outside the outputs (DVC deletes those before a run).
+    folder, so stale state is never picked up. Lives outside the outputs (DVC deletes those before a run). Where a
+    stage runs in several processes, all must ask.
+
+    Raises:
+        ULDError: another process is at the same work.
     """
     text = json.dumps(identity, sort_keys=True, default=str)
     folder = _root() / f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     _lock(folder)
     if os.environ.get("ULD_RESUME", "1") == "0" and not process():
         shutil.rmtree(folder, ignore_errors=True)
+    if processes() > 1:
+        torch.distributed.barrier()  # none sees state that the first one discards
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -197,6 +211,12 @@ def _lock(folder: Path) -> None:
     except BlockingIOError as error:
         os.close(file)
         raise ULDError(f"another process is at the same work in {folder}: wait for it, or stop it.") from error
+    except OSError as error:  # not every file system of a cluster has locks
+        print(
+            f"warning: {folder.parent} cannot be locked ({error.strerror}): see to it that no second run does the same "
+            "work, or set ULD_SCRATCH to a folder on another disk.",
+            flush=True,
+        )
     _locks[folder] = file
 
 
@@ -245,6 +265,12 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(EXIT_INTERRUPTED)
     except ULDError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except RuntimeError as error:
+        # gloo has no exceptions of its own
+        if processes() == 1 or not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+            raise
+        print(f"error: this stage's processes have lost each other ({error}): run again to go on.", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):

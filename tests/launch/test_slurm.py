@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +12,9 @@ import pytest
 from submitit import AutoExecutor
 from typer.testing import CliRunner
 
+from launch import slurm
 from launch.slurm import Experiment, app, sweeps
+from uld import ranks
 
 STAGE = """
 import json, os, signal, time
@@ -32,7 +35,8 @@ if seed == 1 and starts == 1:  # as SLURM does when another job needs the place
 if seed == 2:
     raise SystemExit("a stage that fails")
 data = int(Path("data/raw/number").read_text())
-Path("metrics.json").write_text(json.dumps({"seed": seed, "data": data, "starts": starts}))
+processes = int(os.environ["ULD_NPROC"])
+Path("metrics.json").write_text(json.dumps({"seed": seed, "data": data, "starts": starts, "processes": processes}))
 """
 GRAPH = """
 stages:
@@ -87,14 +91,15 @@ def job_of(repo: Path, *settings: str) -> object:
 
 
 def test_a_preempted_job_goes_on_and_leaves_an_experiment(repo: Path) -> None:
-    said = run(sys.executable, "-m", "launch.slurm", "--local", "-S", "seed=1,3").splitlines()
+    said = run(sys.executable, "-m", "launch.slurm", "--local", "--gpus", "2", "-S", "seed=1,3").splitlines()
     commit = run("git", "rev-parse", "HEAD")[:8]
     folders = [f"build/launch/{commit}-seed={seed}" for seed in (1, 3)]
     assert len(said) == 2 and all(folder in line for folder, line in zip(folders, said, strict=True))
     until = time.monotonic() + 300
     while len(run("git", "for-each-ref", "refs/exps/*/*/*").splitlines()) < 2 and time.monotonic() < until:
         time.sleep(1)
-    assert kept() == {1: {"seed": 1, "data": 7, "starts": 2}, 3: {"seed": 3, "data": 7, "starts": 1}}
+    always = {"data": 7, "processes": 2}
+    assert kept() == {1: {"seed": 1, "starts": 2} | always, 3: {"seed": 3, "starts": 1} | always}
     assert run("git", "status", "--porcelain") == ""
     assert not any((repo / folder / ".dvc/cache").exists() for folder in folders)
 
@@ -104,6 +109,35 @@ def test_a_failed_experiment_says_where(repo: Path) -> None:
     error = job.exception()  # type: ignore[attr-defined]
     assert "exp run --set-param seed=2 ended with" in str(error) and "build/launch" in str(error)
     assert "a stage that fails" in job.stderr() and kept() == {}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("gpus", "wanted", "processes"), [(0, None, 1), (1, None, 1), (4, None, 4), (4, "2", 2)])
+def test_a_process_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, wanted: str | None, processes: int
+) -> None:
+    monkeypatch.delenv("ULD_NPROC", raising=False)
+    if wanted:
+        monkeypatch.setenv("ULD_NPROC", wanted)
+    Experiment(tmp_path, "", (), gpus=gpus)._run(["sh", "-c", "echo $ULD_NPROC > count"], tmp_path)
+    assert int((tmp_path / "count").read_text()) == processes
+
+
+@pytest.mark.parametrize(("traps", "code"), [("exit 7", 7), ("", -signal.SIGKILL)])
+def test_what_does_not_stop_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, traps: str, code: int) -> None:
+    monkeypatch.setattr(slurm, "SAVING", 2)
+    program = f"trap '{traps}' INT; echo ready; while true; do sleep 0.1; done"
+    job = Experiment(tmp_path, "", ())
+    with subprocess.Popen(["sh", "-c", program], stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        job._process, started = process, time.monotonic()
+        assert job.checkpoint().function is job and time.monotonic() - started < 10
+        assert process.wait() == code
+    job._process = process  # which has ended by itself
+    assert job.checkpoint().function is job
+
+
+def test_time_is_left_to_submit_again() -> None:
+    assert ranks.SAVING < slurm.SAVING < slurm.GRACE - 60
 
 
 def test_every_combination_is_a_job() -> None:
