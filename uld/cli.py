@@ -1,6 +1,5 @@
 """The command `uld`. Each command reads its arguments and calls one function; heavy imports wait until then."""
 
-import shutil
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -193,7 +192,7 @@ def faces3d(
     _run(work)
 
 
-@app.command(epilog="`uld doctor`; `uld doctor --plan`: disk and hours of the ways to keep features")
+@app.command(epilog="`uld doctor`; `uld doctor --plan`: disk, memory and hours of the ways to keep features")
 def doctor(
     plan: Annotated[bool, typer.Option("--plan", help="what params.yaml will cost; begins no work")] = False,
 ) -> None:
@@ -207,7 +206,7 @@ def doctor(
         if plan:
             if wrong := blocks.problems(PARAMS):
                 raise ParamsError("\n".join(wrong))
-            fits = costs.show(params.load(PARAMS), shutil.disk_usage(".").free)
+            fits = costs.show(params.load(PARAMS))
         else:
             fits = doctor.report(doctor.examine(PARAMS))
         if not fits:

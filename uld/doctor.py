@@ -16,12 +16,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from uld import artifacts, blocks, datasets, params, roi, runtime
-from uld.errors import BackboneError, NotInstalled, ULDError
+from uld.errors import NotInstalled, ULDError
 from uld.features import backbone
 from uld.features.training import TrainParams
 from uld.models import aggregator
 
 PARAMS = Path("params.yaml")
+STORES = Path("artifacts/features")
 NEEDED = {name: (name,) for name in ("torch", "diffusers", "zarr", "dvc")} | {"faiss": ("faiss-cpu", "faiss-gpu-cu12")}
 EXTRAS = {  # package -> extra of this project that brings it
     "dlib-bin": "faces",
@@ -30,6 +31,7 @@ EXTRAS = {  # package -> extra of this project that brings it
     "torchvision": "detectors",
     "faiss-gpu-cu12": "gpu",
 }
+FAISS_GPU = "pip uninstall --yes faiss-cpu && pip install --force-reinstall --no-deps faiss-gpu-cu12"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ def examine(path: Path = PARAMS) -> Iterator[Line]:
         version = _installed(package)
         yield Line(package, None, version or f"not installed; optional: pip install 'uld[{extra}]'")
     yield _finding("device", _device)
+    if torch.cuda.is_available():
+        yield Line("faiss on GPU", None, _faiss())
     yield _finding("python on PATH", _stage_python)
     yield _finding("dvc project", _dvc)
     try:
@@ -104,6 +108,13 @@ def _device() -> str:
     device = runtime.device()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return f"{device} ({name}), {runtime.threads()} threads, {runtime.batch_size()} images a batch"
+
+
+def _faiss() -> str:
+    import faiss
+
+    count = faiss.get_num_gpus()
+    return f"{count} GPUs" if count else f"none, clustering runs on the CPU; optional: {FAISS_GPU}"
 
 
 def _stage_python() -> str:
@@ -165,11 +176,8 @@ def _backbone(tree: dict[str, Any]) -> str:
     if _remote(block):
         return f"{tree['backbone']}: {block.path} comes from the hub when the stage runs (ULD_OFFLINE=0)"
     root = backbone.fetch(block.path, block.revision)
-    for part in ("unet", "vae"):
-        if (root / part).is_dir() and not any((root / part).glob("*.safetensors")):
-            raise BackboneError(f"{root}/{part} has no *.safetensors: download it again; pickled weights are refused.")
-    encoder = (root / "text_encoder").is_dir() and not (root / "empty_prompt.safetensors").is_file()
-    if encoder and not _installed("transformers"):
+    backbone.check(root, block.variant, block.image_size)
+    if backbone.encodes(root) and not _installed("transformers"):
         raise NotInstalled("the text encoder needs `pip install 'uld[sd]'`, or store empty_prompt.safetensors.")
     return f"{tree['backbone']}: {root}"
 
@@ -180,16 +188,22 @@ def _remote(block: TrainParams | backbone.PinnedParams) -> bool:
 
 
 def _disk(tree: dict[str, Any]) -> str:
-    free = shutil.disk_usage(".").free
+    there = free(STORES)
     if _remote(blocks.read(f"backbones.{tree['backbone']}", tree)):
-        return f"{free / 1e9:.1f} GB free; what features take is known when the backbone is here"
+        return f"{there / 1e9:.1f} GB free; what features take is known when the backbone is here"
     need = store_bytes(tree)
-    if need > free:
+    if need > there:
         raise artifacts.ArtifactError(
-            f"feature stores of up to {need / 1e9:.1f} GB do not fit into {free / 1e9:.1f} GB: set `reduce` or "
+            f"feature stores of up to {need / 1e9:.1f} GB do not fit into {there / 1e9:.1f} GB: set `reduce` or "
             "networks.*.keep: latents, or take fewer views, layers or timesteps (`uld doctor --plan`)."
         )
-    return f"{free / 1e9:.1f} GB free; feature stores take up to {need / 1e9:.2f} GB"
+    return f"{there / 1e9:.1f} GB free; feature stores take up to {need / 1e9:.2f} GB"
+
+
+def free(folder: Path) -> int:
+    """Bytes that are free where a folder is, or will be."""
+    folder = folder.resolve()
+    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
 
 
 def store_bytes(tree: dict[str, Any]) -> int:
@@ -201,7 +215,7 @@ def store_bytes(tree: dict[str, Any]) -> int:
     latent's side.
 
     Raises:
-        BackboneError: a pinned backbone is not there.
+        BackboneError: a pinned backbone is not there, or cannot be read out.
     """
     readout, reduction = blocks.read("readout", tree), blocks.read("reduce", tree)
     widths, side, latent = _unet(tree)
@@ -217,14 +231,19 @@ def store_bytes(tree: dict[str, Any]) -> int:
 
 
 def map_bytes(tree: dict[str, Any], starts: list[str]) -> int:
-    """Bytes of what is at rest in learned starts: D + W float16 values a cell, of each image and view."""
+    """Bytes of what is at rest in learned starts: float16, of each image and view."""
     total = 0
     for name in starts:
-        start = blocks.read(f"starts.{name}", tree)
-        width = start.model.width if start.model.published is None else aggregator.PUBLISHED["width"]
-        views = len(blocks.read(f"networks.{start.features}", tree).views)
-        total += 2 * images(tree) * views * (start.projection.dims + width) * start.projection.grid**2
+        views = len(blocks.read(f"networks.{blocks.read(f'starts.{name}', tree).features}", tree).views)
+        total += 2 * images(tree) * views * map_numbers(tree, name)
     return total
+
+
+def map_numbers(tree: dict[str, Any], name: str) -> int:
+    """Numbers a view of what is at rest in a learned start: D + W a cell."""
+    start = blocks.read(f"starts.{name}", tree)
+    width = start.model.width if start.model.published is None else aggregator.PUBLISHED["width"]
+    return int((start.projection.dims + width) * start.projection.grid**2)
 
 
 def _unet(tree: dict[str, Any]) -> tuple[list[int], int, int]:
@@ -232,12 +251,5 @@ def _unet(tree: dict[str, Any]) -> tuple[list[int], int, int]:
     block = blocks.read(f"backbones.{tree['backbone']}", tree)
     if isinstance(block, TrainParams):
         return list(block.widths), block.image_size // block.factor, block.channels * block.factor**2
-    root = backbone.fetch(block.path, block.revision)
-    unet, vae, sidecar = (_json(root / part) for part in ("unet/config.json", "vae/config.json", backbone.SIDECAR))
-    channels = sidecar.get("channels", 3)
-    factor = 2 ** (len(vae["block_out_channels"]) - 1) if vae else round((unet["in_channels"] / channels) ** 0.5)
-    return unet["block_out_channels"], block.image_size // factor, unet["in_channels"]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    unet, codec = backbone.outline(backbone.fetch(block.path, block.revision), block.image_size)
+    return list(unet.config["block_out_channels"]), block.image_size // codec.factor, unet.config["in_channels"]

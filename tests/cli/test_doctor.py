@@ -1,13 +1,15 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 import torch
 
-from uld import blocks, doctor, edit, params, plan, presets
+from uld import blocks, doctor, edit, params, plan, presets, runtime
 from uld.features import backbone
 from uld.features.extractor import Extractor, ReadoutParams
 
@@ -203,9 +205,20 @@ def test_stages_must_run_in_this_environment(ready, monkeypatch) -> None:
         doctor._stage_python()
 
 
-def test_too_little_disk(ready, monkeypatch) -> None:
+def disks(monkeypatch: pytest.MonkeyPatch, **free: int) -> None:
+    """Bytes that are free below the folders of these names, and everywhere else plenty."""
     usage = shutil.disk_usage(".")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
+
+    def look(path: Path) -> object:
+        return usage._replace(free=next((free[part] for part in path.parts if part in free), 10**12))
+
+    monkeypatch.setattr(shutil, "disk_usage", look)
+
+
+def test_too_little_disk_where_the_stores_go(ready, monkeypatch) -> None:
+    disks(monkeypatch, artifacts=10)
+    assert findings()["disk"].there
+    Path("artifacts").mkdir()
     line = findings()["disk"]
     assert line.there is False
     assert "reduce" in line.detail
@@ -238,9 +251,10 @@ def test_the_estimate_is_what_the_network_gives(ready, pixel_folder: Path, monke
 def test_sd15_by_hand(ready, monkeypatch) -> None:
     """64 x (16^2 + 2 x 32^2 + 64^2) values a view of Stable Diffusion 1.5 with the preset's four layers."""
     folder = ready / "sd"
+    kinds = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
     for part, config in (
-        ("unet", {"block_out_channels": [320, 640, 1280, 1280], "in_channels": 4}),
-        ("vae", {"block_out_channels": [128, 256, 512, 512]}),
+        ("unet", {"_class_name": "UNet2DConditionModel", "block_out_channels": [320, 640, 1280, 1280]}),
+        ("vae", {"_class_name": "AutoencoderKL", "block_out_channels": [128, 256, 512, 512], **kinds}),
     ):
         (folder / part).mkdir(parents=True)
         (folder / part / "config.json").write_text(json.dumps(config))
@@ -267,6 +281,67 @@ def test_latents_by_hand(ready) -> None:
     """Grey 64 px crops in blocks of 2 x 2: as many numbers as pixels."""
     put(ready / "params.yaml", networks__trained__keep="latents", networks__untrained__keep="latents")
     assert doctor.store_bytes(params.load(ready / "params.yaml")) == 2 * 3 * (3 + 2) * 64 * 64
+
+
+def spoilt(pixel_folder: Path, spoil: Callable[[Path], object]) -> None:
+    """params.yaml of the current folder with a spoilt backbone."""
+    spoil(Path(shutil.copytree(pixel_folder, "weights/sd")))
+    put(Path("params.yaml"), backbone="sd15", backbones__sd15__path="weights/sd", backbones__sd15__image_size=32)
+    layers = [[0, 0], [1, 0]]
+    put(Path("params.yaml"), readout__layers=layers, starts__frozen__layers=layers)
+    put(Path("params.yaml"), starts__silk__projection__layers=layers, starts__silk__model__layers=layers)
+
+
+def _wants(key: str, value: object) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        config = folder / "unet/config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {key: value}))
+
+    return change
+
+
+WITHOUT_CONFIG = (lambda folder: (folder / "unet/config.json").unlink(), "unet has no config.json")
+SDXL = (_wants("addition_embed_type", "text_time"), "wants more than a text (addition_embed_type: text_time)")
+UPSCALER = (_wants("num_class_embeds", 1000), "wants more than a text (num_class_embeds: 1000)")
+BARE_VAE = (lambda folder: (folder / "vae").mkdir(), "vae has no config.json")
+ONLY_HALF = (
+    lambda folder: (folder / "unet/diffusion_pytorch_model.safetensors").rename(
+        folder / "unet/diffusion_pytorch_model.fp16.safetensors"
+    ),
+    "set backbones.<name>.variant: fp16",
+)
+
+
+@pytest.mark.parametrize(("spoil", "message"), [WITHOUT_CONFIG, SDXL, UPSCALER, BARE_VAE, ONLY_HALF])
+def test_a_backbone_that_will_not_load(ready, pixel_folder: Path, uld, spoil, message: str) -> None:
+    spoilt(pixel_folder, spoil)
+    line = findings()["backbone"]
+    assert line.there is False
+    assert message in line.detail
+    assert uld("doctor").exit_code == 1
+
+
+@pytest.mark.parametrize(("spoil", "message"), [WITHOUT_CONFIG, SDXL, UPSCALER, BARE_VAE])
+def test_no_plan_of_a_backbone_that_will_not_load(ready, pixel_folder: Path, uld, spoil, message: str) -> None:
+    spoilt(pixel_folder, spoil)
+    done = uld("doctor", "--plan")
+    assert done.exit_code == 2
+    assert message in done.output
+
+
+@pytest.mark.parametrize(("gpus", "said"), [(2, "2 GPUs"), (0, "--force-reinstall --no-deps faiss-gpu-cu12")])
+def test_whether_faiss_has_the_gpus_that_torch_sees(ready, monkeypatch, gpus: int, said: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "faiss on GPU" not in findings()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: gpus)
+    line = findings()["faiss on GPU"]
+    assert line.there is None
+    assert said in line.detail
+
+
+def test_how_to_install_faiss_for_gpus_is_documented() -> None:
+    assert f"    {doctor.FAISS_GPU}\n" in (ROOT / "docs/scale.md").read_text()
 
 
 # --- the plan ---
@@ -310,6 +385,8 @@ def test_the_plan_of_an_aggregator_that_rests(ready) -> None:
         assert found[3].flop == (9e6 + start + 9 + a_row if below == 2 else 9e6 + 9)
         assert found[3].disk == found[below].disk + 2 * 9 * (64 + 64) * 32**2
         assert [way.disk for way in found[:3]] == [2 * 9 * 21, 2 * 9 * 21, 2 * 9 * 10]
+        assert found[3].stores == (*found[below].stores, 2 * 9 * (64 + 64) * 32**2)
+        assert found[3].memory == found[below].memory + 32 * (4 + 4) * (64 + 64) * 32**2
 
     check(0, 2)
     lines = {name: {**line, "features": "silk"} for name, line in chained().items()}
@@ -338,17 +415,97 @@ def test_the_plan_counts_passes(ready, pixel_folder: Path) -> None:
     assert set(one.maps) == {"l00_t74", "l10_t74"} and len(three.maps) == 6
 
 
+def test_host_memory_by_hand(ready, monkeypatch) -> None:
+    """docs/scale.md, 'What is kept on disk'; each part in turn is the largest."""
+    put(ready / "params.yaml", roi__crop=8)
+    tree = params.load(ready / "params.yaml")
+    photographs, layers, ahead = 3, 2, 2 * 2 * 6  # two steps of six pairs
+
+    def held(maps: int, cells: int, dims: int | None = None, latents: bool = False) -> int:
+        names = ("l00_t74", "l10_t74")
+        one = plan.Pass(0, 0, 50, dict.fromkeys(names, maps), dict.fromkeys(names, cells))
+        return plan.memory(tree, one, photographs, dims, latents)
+
+    monkeypatch.setenv("ULD_BATCH", "1000")
+    assert held(3, 7) == 1000 * (2 * 12 * 8**2 + (4 + 4) * layers * 3 * 7)
+    assert held(3, 7, latents=True) == 1000 * (2 * 12 * 8**2 + (4 + 4) * 50)
+    monkeypatch.setenv("ULD_BATCH", "1")
+    assert held(3, 7) == 16 * photographs * 100 * layers * 3
+    assert held(3, 7, dims=2) == 16 * photographs * 100 * layers * 2
+    assert held(3000, 1, dims=2) == 8 * layers * 3000**2
+    assert held(3, 10**6) == held(3, 10**6, latents=True) == ahead * 6 * layers * 3 * 10**6
+    monkeypatch.setenv("ULD_NPROC", "2")
+    assert held(3, 7) == 2 * 16 * photographs * 100 * layers * 3
+    monkeypatch.setattr(runtime, "device", lambda: torch.device("cuda"))
+    assert held(3, 10**6) == 2 * ahead * 6 * layers * 3 * 10**6
+    assert held(3, 10**6, latents=True) == 2 * 16 * photographs * 100 * layers * 3  # features are on the GPU
+
+
 def test_the_plan_is_printed_and_refused(ready, uld, monkeypatch) -> None:
     monkeypatch.setattr(plan, "speed", lambda dtype: 1e12)
     done = uld("doctor", "--plan")
     assert done.exit_code == 0, done.output
     assert "> features as they are" in done.output and "3 images" in done.output
-    usage = shutil.disk_usage(".")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
-    assert uld("doctor", "--plan").exit_code == 1
+    assert re.search(r"disk\s+host memory\s+hours on cpu", done.output)
+    assert "What params.yaml chooses (>) fits." in done.output
+    monkeypatch.setattr(plan, "room", lambda: plan.Room(10, 10**12, 10**12))
+    done = uld("doctor", "--plan")
+    assert done.exit_code == 1
+    assert "Does not fit: features as they are" in done.output
     put(ready / "params.yaml", rounds=chained(a="b"))
     done = uld("doctor", "--plan")
     assert done.exit_code == 2 and "'b' is a later round" in done.output
+    put(ready / "params.yaml", rounds=None, variants={"zeroshot": row("frozen")}, report__row="zeroshot")
+    assert uld("doctor", "--plan").exit_code == 1
+
+
+def test_what_does_not_fit_and_what_would() -> None:
+    raw = plan.Way("raw", (600, 300), 50, 0, True)
+    small = plan.Way("small", (60, 30), 5, 0, False)
+    tiny = plan.Way("tiny", (6, 3), 50, 0, False)
+
+    def said(disk: int, scratch: int, memory: int) -> str:
+        return plan.verdict([raw, small, tiny], plan.Room(disk, scratch, memory))
+
+    assert said(900, 600, 50) == ""
+    assert said(899, 600, 50) == (
+        "Does not fit: raw takes 900 B of disk for artifacts/features, where there are 899 B. Would fit: small; tiny."
+    )
+    assert "600 B of disk for unfinished stages (ULD_SCRATCH), where there are 599 B" in said(900, 599, 50)
+    assert said(900, 600, 49).endswith("50 B of host memory (ULD_BATCH), where there are 49 B. Would fit: small.")
+    assert "No way fits: take fewer views, layers, timesteps or images" in said(9, 6, 5)
+    assert plan.verdict([small], plan.Room(0, 0, 0)) == ""  # not chosen
+
+
+def test_room_is_looked_for_where_the_data_go(ready, monkeypatch, tmp_path_factory) -> None:
+    disks(monkeypatch, artifacts=1, fast=2)
+    (ready / "artifacts").mkdir()
+    monkeypatch.setenv("ULD_SCRATCH", str(ready / "fast/scratch"))
+    (ready / "fast").mkdir()
+    there = plan.room()
+    assert (there.disk, there.scratch) == (1, 2)
+    assert there.memory > 10**8
+    elsewhere = tmp_path_factory.mktemp("fast")
+    elsewhere.rename(elsewhere.with_name("fast"))
+    (ready / "artifacts").rmdir()
+    (ready / "artifacts").symlink_to(elsewhere.with_name("fast"))
+    assert plan.room().disk == 2
+
+
+def test_gpus_share_the_work(ready, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(plan, "speed", lambda dtype: 1e12)
+    monkeypatch.setattr(plan, "ways", lambda *_: [plan.Way("way", (1,), 1, 8 * 3600 * 1e12 * plan.EFFICIENCY, True)])
+    monkeypatch.setenv("ULD_NPROC", "4")
+
+    def hours() -> str:
+        assert plan.show(params.load(Path("params.yaml")))
+        out = capsys.readouterr().out
+        assert ("on each of 4 GPUs (ULD_NPROC)" in out) == ("hours on cuda" in out)
+        return next(line.split()[-1] for line in out.splitlines() if "> way" in line)
+
+    assert hours() == "8"
+    monkeypatch.setattr(runtime, "device", lambda: torch.device("cuda"))
+    assert hours() == "2"
 
 
 def test_the_hub_is_not_asked(ready, monkeypatch) -> None:

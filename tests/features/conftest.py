@@ -78,6 +78,44 @@ def v_folder(sd_folder: Path) -> Path:
 
 
 @pytest.fixture
+def sd21_folder(v_folder: Path) -> Path:
+    """The same with a UNet shaped as that of SD 2.1: four blocks, heads a block, linear projections, another text."""
+    shutil.rmtree(v_folder / "unet")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        unet = UNet2DConditionModel(
+            sample_size=16,
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=(32, 64, 96, 96),
+            layers_per_block=2,
+            norm_num_groups=16,
+            attention_head_dim=(2, 4, 6, 6),
+            cross_attention_dim=48,
+            use_linear_projection=True,
+            upcast_attention=True,
+        )
+        unet.save_pretrained(v_folder / "unet")
+        save_file({"prompt": torch.randn(77, 48)}, v_folder / "empty_prompt.safetensors")
+    (v_folder / "uld.json").write_text(json.dumps({"image_size": 32}))
+    return v_folder
+
+
+@pytest.fixture
+def in_shards() -> Callable[..., None]:
+    """Puts UNet and VAE of a folder into several files each."""
+
+    def split(folder: Path, variant: str | None = None) -> None:
+        for part, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
+            model = kind.from_pretrained(folder / part)
+            shutil.rmtree(folder / part)
+            model.save_pretrained(folder / part, max_shard_size="200KB", variant=variant)
+            assert len(list((folder / part).glob("*-of-*.safetensors"))) > 1
+
+    return split
+
+
+@pytest.fixture
 def sd(sd_folder: Path) -> Backbone:
     return backbone.load(sd_folder)
 

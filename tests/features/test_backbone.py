@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
 from safetensors.torch import load_file
 
 from uld.errors import BackboneError
 from uld.features import backbone
 from uld.features.backbone import PinnedParams
+from uld.features.extractor import Extractor, ReadoutParams
 
 CLIP_LETTERS = [chr(code) for code in range(33, 127)]
 
@@ -124,13 +125,95 @@ def test_half_precision_files_by_variant(sd_folder: Path, tmp_path: Path) -> Non
     assert not list(sd_folder.glob("*/diffusion_pytorch_model.safetensors"))
     model = backbone.load(pin(tmp_path / "backbone", sd_folder, variant="fp16"))
     assert next(model.unet.parameters()).dtype == torch.float32
-    assert "unet cannot be loaded" in refused(sd_folder)
-    assert "unet cannot be loaded" in refused(pin(tmp_path / "wrong", sd_folder, variant="bf16"))
+    backbone.check(sd_folder, "fp16", 16)
+    for variant, folder in (("null", sd_folder), ("bf16", pin(tmp_path / "wrong", sd_folder, variant="bf16"))):
+        assert f"unet has no weights of variant {variant}: set backbones.<name>.variant: fp16" in refused(folder)
+    with pytest.raises(BackboneError, match=r"unet has no weights .* set backbones.<name>.variant: fp16"):
+        backbone.check(sd_folder, None, 16)
+
+
+def test_a_text_encoder_of_another_variant(sd_folder: Path) -> None:
+    (sd_folder / "empty_prompt.safetensors").unlink()
+    add_text_encoder(sd_folder, "fp16")
+    said = "text_encoder has no weights of variant null: set backbones.<name>.variant: fp16"
+    assert said in refused(sd_folder)
+    with pytest.raises(BackboneError, match=said):
+        backbone.check(sd_folder, None, 16)
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_weights_in_shards(sd_folder: Path, tmp_path: Path, in_shards, variant: str | None) -> None:
+    whole = backbone.load(sd_folder)
+    in_shards(sd_folder, variant)
+    backbone.check(sd_folder, variant, 16)
+    if variant:
+        assert refused(sd_folder).endswith("unet has no weights of variant null: set backbones.<name>.variant: fp16")
+    model = backbone.load(pin(tmp_path / "backbone", sd_folder, variant=variant))
+    assert model.fingerprint != whole.fingerprint
+    for one, two in ((whole.unet, model.unet), (whole.codec, model.codec)):
+        assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+@torch.no_grad()
+def test_the_shapes_of_sd21(sd21_folder: Path) -> None:
+    """Against the UNet as diffusers loads it: a plain pass, looked at where the layers are."""
+    model = backbone.load(sd21_folder)
+    backbone.check(sd21_folder, None, 32)
+    assert model.prediction_type == "v_prediction"
+    assert model.prompt is not None and model.prompt.shape == (1, 77, 48)
+    layers = tuple((i, j) for i in range(4) for j in range(3))
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(4))
+    reader = Extractor(model, ReadoutParams(layers, (261,), "add_noise", 50, "float32"), 0)
+    got = reader(images)
+
+    unet = UNet2DConditionModel.from_pretrained(sd21_folder / "unet").eval()
+    assert unet.down_blocks[2].attentions[0].transformer_blocks[0].attn2.heads == 6
+    assert isinstance(unet.down_blocks[0].attentions[0].proj_in, torch.nn.Linear)
+    vae = AutoencoderKL.from_pretrained(sd21_folder / "vae").eval()
+    latent = vae.encode(images * 2 - 1).latent_dist.mean * vae.config["scaling_factor"]
+    seen: dict[str, torch.Tensor] = {}
+    for i, j in layers:
+        keep = lambda module, inputs, out, name=f"l{i}{j}_t261": seen.update({name: out})  # noqa: E731
+        unet.up_blocks[i].resnets[j].conv2.register_forward_hook(keep)
+    alpha = model.alphas[261]
+    noisy = alpha.sqrt() * latent + (1 - alpha).sqrt() * reader.noise[261]
+    text = load_file(sd21_folder / "empty_prompt.safetensors")["prompt"]
+    output = unet(noisy, torch.tensor([261, 261]), text.expand(2, -1, -1)).sample
+    assert set(got) == set(seen)
+    for name, value in seen.items():
+        torch.testing.assert_close(got[name], value, atol=1e-5, rtol=1e-5)
+    noise = alpha.sqrt() * output + (1 - alpha).sqrt() * noisy  # of a velocity
+    torch.testing.assert_close(reader.denoise(noisy, 261), noise, atol=1e-5, rtol=1e-5)
+    assert {tuple(value.shape[1:]) for value in got.values()} == {(96, 2, 2), (96, 4, 4), (64, 8, 8), (32, 16, 16)}
+
+
+def test_an_outline_has_the_shapes_and_no_weights(sd_folder: Path) -> None:
+    model = backbone.load(sd_folder)
+    unet, codec = backbone.outline(sd_folder, 16)
+    assert codec.factor == model.codec.factor
+    for one, two in ((unet, model.unet), (codec, model.codec)):
+        shapes = [{name: p.shape for name, p in each.named_parameters()} for each in (one, two)]
+        assert shapes[0] == shapes[1]
+        assert all(p.device.type == "meta" for p in one.parameters())
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_dtype(pixel_folder: Path, dtype: str) -> None:
     assert next(backbone.load(pixel_folder, dtype).unet.parameters()).dtype == getattr(torch, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_untrained_twin_reads_no_weights(pixel_folder: Path, monkeypatch, dtype: str) -> None:
+    """So it takes no more memory than itself in float32; its values belong to committed results."""
+    config = UNet2DModel.from_pretrained(pixel_folder / "unet").config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        want = UNet2DModel.from_config(config).to(getattr(torch, dtype))
+    monkeypatch.setattr(UNet2DModel, "from_pretrained", lambda *_, **__: pytest.fail("reads weights"))
+    fresh = backbone.load(pixel_folder, dtype, trained=False)
+    state = fresh.unet.state_dict()
+    assert state.keys() == want.state_dict().keys()
+    assert all(torch.equal(state[name], value) for name, value in want.state_dict().items())
 
 
 def test_an_untrained_twin(pixel_folder: Path) -> None:
