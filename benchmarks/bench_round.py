@@ -3,6 +3,7 @@
 import contextlib
 import io
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,15 +33,13 @@ def make(folder: Path, rows: int, shapes: dict[str, tuple[int, int, int]]) -> Ba
     views = np.stack([coords.view(SIDE, *turn) for turn in TURNS])
     mirrored = np.array([turn[0] for turn in TURNS])
 
-    def compute(first: int, end: int) -> object:
-        rng = torch.Generator().manual_seed(first)
-        for view in range(len(views)):
-            block: Features = {n: torch.randn(end - first, *shape, generator=rng) for n, shape in shapes.items()}
-            yield 0, view, block
+    def compute(first: int, end: int) -> Iterator[tuple[int, Features]]:
+        rng, items = torch.Generator().manual_seed(first), (end - first) * len(views)
+        yield 0, {name: torch.randn(items, *shape, generator=rng) for name, shape in shapes.items()}
 
     (folder / "scratch").mkdir()
     with contextlib.redirect_stdout(io.StringIO()):  # the progress bar
-        store.build(folder / "x.zarr", folder / "scratch", {"rows": rows}, views, mirrored, compute, shapes)  # type: ignore[arg-type]
+        store.build(folder / "x.zarr", folder / "scratch", {"rows": rows}, views, mirrored, compute, shapes)
     box = np.tile([0.0, 0.0, SIDE, SIDE], (rows, 1))
     affine = coords.crop(box, 0, SIDE)
     frames = Frames(affine, box, views, lambda at: np.ones((len(at), SIDE, SIDE), bool), SIDE, GRID)

@@ -34,11 +34,11 @@ def build(folder: Path, data: Half) -> None:
     """Fill a store from data (N, V, arrays, C, h, w)."""
     rows, views = data.shape[:2]
 
-    def compute(first: int, end: int) -> Iterator[tuple[int, int, Features]]:
-        for start in range(first, end, 32):
-            for view in range(views):
-                block = torch.from_numpy(data[start : min(start + 32, end), view]).float()
-                yield start - first, view, dict(zip(NAMES, block.unbind(1), strict=True))
+    def compute(first: int, end: int) -> Iterator[tuple[int, Features]]:
+        items = data[first:end].reshape(-1, *data.shape[2:])
+        for start in range(0, len(items), 32):
+            block = torch.from_numpy(items[start : start + 32]).float()
+            yield start, dict(zip(NAMES, block.unbind(1), strict=True))
 
     scratch = folder / "scratch"
     scratch.mkdir(parents=True)
@@ -167,14 +167,14 @@ def timeline(folder: Path, shapes: dict[str, tuple[int, int, int]], rows: int, s
     # in half precision: it is the device that converts them
     values = {name: torch.randn(8, *shape, generator=noise).half() for name, shape in shapes.items()}
 
-    def compute(first: int, end: int) -> Iterator[tuple[int, int, Features]]:
+    def compute(first: int, end: int) -> Iterator[tuple[int, Features]]:
         nonlocal waited, free
         for start in range(0, end - first, 8):
             count = min(8, end - first - start)
             waited += time.perf_counter() - free if free else 0.0
             time.sleep(seconds * count)
             free = time.perf_counter()
-            yield start, 0, {name: value[:count] for name, value in values.items()}
+            yield start, {name: value[:count] for name, value in values.items()}
 
     scratch = folder / "scratch"
     scratch.mkdir(parents=True)

@@ -295,3 +295,20 @@ def test_the_texture_is_what_it_says(tex: Texture, tmp_path: Path) -> None:
             at = torch.from_numpy(place.to_cells(np.array([row]), tex.dots[[row]], view))
             shown = coords.sample(tex.view(row, view).mean(0)[None, None], at)[0, :, 0]
             assert (shown[((at[0] > 0) & (at[0] < SIZE - 1)).all(1)] > 0.8).all()
+
+
+def test_masks_are_read_once(tex: Texture, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames, asked = tex.frames(12), []
+    views = Bank(tex.store, frames, tex.rows, ["l10_t5"])
+    inside = frames.inside
+
+    def spy(rows: np.ndarray, view: int = 0) -> np.ndarray:
+        asked.append((int(rows[0]), view))
+        return inside(rows, view)
+
+    monkeypatch.setattr(frames, "inside", spy)
+    for _ in range(2):
+        batch = views.read(np.array([3, 0, 3]), np.array([2, 1, 2]))
+        for item, (row, view) in enumerate([(3, 2), (0, 1), (3, 2)]):
+            np.testing.assert_array_equal(batch.inside[item], inside(np.array([row]), view)[0])
+    assert asked == [(3, 2), (0, 1)] and not batch.inside.all() and batch.inside.any()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 from torch._inductor.cpp_builder import get_cpp_compiler
-from torch._inductor.exc import InvalidCxxCompiler
+from torch._inductor.exc import InvalidCxxCompiler, TritonMissing
 
 from uld import imports
 from uld.crops import Crops
@@ -132,4 +132,15 @@ def test_a_missing_compiler_is_named(sd: Backbone, tmp_path: Path, monkeypatch: 
     reader = Extractor(sd, READOUT, 0)
     reader.compile_blocks()
     with pytest.raises(ULDError, match=r"^ULD_COMPILE=1, but torch.compile fails \(.*\): install a C\+\+ comp[^\n]*$"):
+        reader(images(2))
+
+
+def test_a_missing_triton_is_named(sd: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any, **__: Any) -> None:
+        raise TritonMissing(None)
+
+    monkeypatch.setattr(torch, "compile", lambda forward, **_: missing)
+    reader = Extractor(sd, READOUT, 0)
+    reader.compile_blocks()
+    with pytest.raises(ULDError, match=r"torch.compile fails \(Cannot find a working triton.*on a GPU also Triton"):
         reader(images(2))

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 
 from uld import runtime
 from uld.crops import Crops
-from uld.errors import ArtifactError
+from uld.errors import ArtifactError, ULDError
 from uld.features import extract, reduce, store
 from uld.features.backbone import Backbone
 from uld.features.extract import NetworkParams, ViewParams
@@ -106,6 +107,48 @@ def test_the_shard_size_changes_no_value(fill: Callable[..., FeatureStore], monk
     for view in range(3):
         got, want = parts.read(np.arange(7), view), whole.read(np.arange(7), view)
         assert all(torch.equal(got[name], want[name]) for name in want)
+
+
+def test_crops_of_the_next_batch_are_read_ahead(
+    fill: Callable[..., FeatureStore], reader: Extractor, crops32: Crops, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a thread, and each of them once but where a batch ends amid the views of an image."""
+    asked: list[tuple[str, int, int]] = []
+    images = Crops.images
+
+    def spy(crops: Crops, rows: Any) -> Any:
+        asked.append((threading.current_thread().name, rows.start, rows.stop))
+        return images(crops, rows)
+
+    monkeypatch.setattr(Crops, "images", spy)
+    monkeypatch.setenv("ULD_BATCH", "4")
+    opened = fill()
+    ahead = [rows for name, *rows in asked if name.startswith("reader")]
+    assert ahead == [[0, 2], [1, 3], [2, 4], [4, 6], [5, 7], [6, 7]]  # items 0-3, 4-7, 8-11, 12-15, 16-19 and 20
+    assert len(asked) - len(ahead) == 1  # the first image, for the shapes
+    near(opened.read(np.arange(7), 2), read(reader, np.rot90(images(crops32, slice(None)), -1, (1, 2))))
+
+
+def test_a_batch_that_memory_does_not_hold_is_halved(
+    fill: Callable[..., FeatureStore], reader: Extractor, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    reduced = ReduceParams(dims=4, images=3)
+    whole, project, most = fill("whole", reduced), reduce.Reduction._project, 5
+
+    def small(reduction: reduce.Reduction, name: str, value: torch.Tensor) -> torch.Tensor:
+        if len(value) > most:
+            raise torch.OutOfMemoryError
+        return project(reduction, name, value)
+
+    monkeypatch.setattr(runtime, "_fitting", [])
+    monkeypatch.setattr(reduce.Reduction, "_project", small)
+    part = fill("part", reduced)
+    assert "going on with" in capsys.readouterr().out
+    for view in range(3):
+        near(part.read(np.arange(7), view), whole.read(np.arange(7), view))
+    most = 0
+    with pytest.raises(ULDError, match="no memory for a single image"):
+        fill("none", reduced)
 
 
 def row_bytes(opened: FeatureStore) -> int:
@@ -200,5 +243,5 @@ def test_an_interrupted_reduction_goes_on_with_the_same_one(
 def test_an_overflow_of_half_precision_names_the_remedy(fill: Callable[..., FeatureStore], reader: Extractor) -> None:
     unet: Any = reader.unet
     unet.up_blocks[0].resnets[1].conv2.weight.mul_(1e7)
-    with pytest.raises(ArtifactError, match=r"features l01_t24 of rows 0..6, view 0 .* set readout.dtype to float32"):
+    with pytest.raises(ArtifactError, match=r"features l01_t24 of rows 0..6 .* set readout.dtype to float32"):
         fill()

@@ -10,15 +10,18 @@ import pandas as pd
 import pytest
 import torch
 
-from uld import params, plan
+from uld import bootstrap, params, plan, runtime
+from uld.bootstrap import BootstrapParams, SilkParams
 from uld.crops import Crops
 from uld.errors import ArtifactError
-from uld.features import backbone, extract
+from uld.features import backbone, extract, reduce, source
 from uld.features.extract import NetworkParams, ViewParams
 from uld.features.extractor import Extractor, ReadoutParams
 from uld.features.online import LatentStore, open_store
 from uld.features.reduce import ReduceParams
 from uld.features.store import FeatureStore
+from uld.models.frozen import ProjectionParams
+from uld.models.learned import ModelParams
 
 VIEWS = (ViewParams(False, 0, 1), ViewParams(True, 0, 1), ViewParams(False, 90, 1))
 READOUT = ReadoutParams(((0, 1), (1, 0)), (24, 142), "add_noise", 50, "float32")
@@ -84,6 +87,39 @@ def test_batches_do_not_matter(stores: Any, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("ULD_BATCH", "2")
     for name, value in online.read(np.arange(7)).items():
         torch.testing.assert_close(value, whole[name], atol=2e-3, rtol=2e-3)
+
+
+def test_a_batch_that_memory_does_not_hold_is_halved(stores: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is the reduction that memory does not hold."""
+    _, online = stores(reduction=ReduceParams(3, 5))
+    whole, project = online.read(np.arange(7)), reduce.Reduction._project
+
+    def small(reduction: reduce.Reduction, name: str, value: torch.Tensor) -> torch.Tensor:
+        if len(value) > 3:
+            raise torch.OutOfMemoryError
+        return project(reduction, name, value)
+
+    monkeypatch.setattr(runtime, "_fitting", [])
+    monkeypatch.setattr(reduce.Reduction, "_project", small)
+    for name, value in online.read(np.arange(7)).items():
+        torch.testing.assert_close(value, whole[name], atol=2e-3, rtol=2e-3)
+
+
+def test_training_from_latents_is_training_from_features(
+    stores: Any, crops32: Crops, photographs: tuple[Path, pd.DataFrame]
+) -> None:
+    """A bootstrap draws the same pairs and ends in the same model, but for the rounding of latents to float16."""
+    model = ModelParams(((0, 1), (1, 0)), (24,), 8, 16, 4, 16, "convolution", "native", None)
+    projection = ProjectionParams(((0, 1), (1, 0)), 6, 8, "image", 1.0, 5, 40)
+    block = BootstrapParams("learned", "x", projection, model, "silk", 1.0, 12, 3, 1e-3, 1e-3, 0.05, "both")
+    ends = []
+    for store in stores():
+        frames = source.frames(store, crops32, photographs[1], 8)
+        head, history = bootstrap.bootstrap(block, SilkParams(1), store, frames, crops32, np.arange(5), 0, "either")
+        ends.append((head(store.read(np.arange(7))).detach(), history["loss"].to_numpy()))
+    assert ends[0][1][-1] < 0.97 * ends[0][1][0]  # it learns
+    np.testing.assert_allclose(ends[1][1], ends[0][1], rtol=5e-3)
+    torch.testing.assert_close(ends[1][0], ends[0][0], atol=0.03, rtol=0)  # of descriptors of unit length
 
 
 def test_latents_of_another_backbone_are_refused(stores: Any, tmp_path: Path, sd_folder: Path) -> None:

@@ -142,12 +142,12 @@ def compute(first, end):
     ),
     "writing": (
         """
-def half(chunks, offset, view, part, place):
-    write(chunks, offset, view, dict(list(part.items())[:1]), place)
+def half(chunks, offset, part, place):
+    write(chunks, offset, dict(list(part.items())[:1]), place)
     while list(runtime.scratch("x").parent.glob("*/done-000000000")):
         print("now", flush=True)
         time.sleep(0.05)
-    write(chunks, offset, view, part, place)
+    write(chunks, offset, part, place)
 store._write = half
 """,
         [3, 6, 9],

@@ -63,9 +63,10 @@ def make(folder: Path, views: tuple[tuple[bool, float, float], ...] = VIEWS, con
     cut = Crops(folder / "crops.zarr")
     affines = np.stack([coords.view(SIZE, *view) for view in views])
 
-    def compute(first: int, end: int) -> Iterator[tuple[int, int, Features]]:
-        for number, affine in enumerate(affines):
-            yield 0, number, _features(_view(cut, np.arange(first, end), affine))
+    def compute(first: int, end: int) -> Iterator[tuple[int, Features]]:
+        for row in range(first, end):
+            items = torch.cat([_view(cut, np.array([row]), affine) for affine in affines])
+            yield (row - first) * len(affines), _features(items)
 
     spec = {"rows": images, "crops": cut.fingerprint(), "backbone": "texture", "bank": [list(view) for view in views]}
     mirrored = np.array([view[0] for view in views])

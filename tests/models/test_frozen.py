@@ -190,3 +190,9 @@ def test_an_image_without_roi_is_sampled_as_a_whole() -> None:
         params(), read, lambda rows: np.zeros((len(rows), GRID, GRID), bool), np.arange(3), np.random.default_rng(0)
     )
     assert empty.projection.isfinite().all()
+
+
+def test_features_are_sampled_where_they_are() -> None:
+    """A store of latents gives them on the GPU; there may be none here, so another device stands in, without values."""
+    found = frozen._at(torch.empty(1, 5, 4, 4, device="meta"), np.zeros((7, 2)), GRID, "image")
+    assert found.shape == (7, 5) and found.is_meta

@@ -41,14 +41,15 @@ def fill(path: Path, parent: FeatureStore, head: LearnedHead, start: str) -> Non
     if not runtime.process() and (parent.path / reduce.FILE).is_file():  # a detector of this store needs it
         shutil.copy(parent.path / reduce.FILE, scratch)
 
-    @torch.no_grad()
-    def kept(rows: NDArray[np.int64], view: int) -> Features:
-        return head.at_rest(parent.read(rows, view, head.names))
+    views = len(parent.views)
 
-    def compute(first: int, end: int) -> Iterator[tuple[int, int, Features]]:
-        for view in range(len(parent.views)):
-            passes = runtime.in_batches(lambda a, b: kept(np.arange(first + a, first + b), view), end - first)  # noqa: B023 - used up before the next view
-            yield from ((offset, view, features) for offset, features in passes)
+    @torch.no_grad()
+    def kept(items: NDArray[np.int64]) -> Features:
+        return head.at_rest(parent.views_of(*np.divmod(items, views), head.names))
+
+    def compute(first: int, end: int) -> Iterator[tuple[int, Features]]:
+        items = np.arange(first * views, end * views)
+        return runtime.in_batches(lambda a, b: kept(items[a:b]), len(items))
 
     cells = (head.grid, head.grid)
     shapes = {BASE: (len(head.base.offset), *cells), AGGREGATED: (head.aggregate.width, *cells)}

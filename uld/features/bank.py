@@ -48,6 +48,7 @@ class Bank:
         self.mirrored = store.mirrored
         self.hands = [np.flatnonzero(store.mirrored == hand) for hand in (False, True)]
         self._partners: dict[tuple[int, int], NDArray[np.int64]] = {}
+        self._masks: dict[tuple[int, int], NDArray[np.uint8]] = {}  # bits: a large crop's mask takes long to read
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -56,11 +57,18 @@ class Bank:
 
     def read(self, rows: Rows, views: NDArray[np.int64]) -> Batch:
         """The batch of B images, each in its own view."""
-        inside = [self._frames.inside(rows[[i]], int(view)) for i, view in enumerate(views)]
+        inside = np.stack([self._inside(int(row), int(view)) for row, view in zip(rows, views, strict=True)])
         device, own = runtime.device(), ranks.share(len(rows))
         read = self._store.views_of(rows[own], views[own], self.names)
         features = {name: value.to(device) for name, value in read.items()}
-        return Batch(rows, views, features, torch.from_numpy(np.concatenate(inside)).to(device))
+        return Batch(rows, views, features, torch.from_numpy(inside).to(device))
+
+    def _inside(self, row: int, view: int) -> NDArray[np.bool_]:
+        """(G, G)."""
+        if (row, view) not in self._masks:
+            self._masks[row, view] = np.packbits(self._frames.inside(np.array([row]), view))
+        bits = np.unpackbits(self._masks[row, view], count=self.grid**2)
+        return bits.reshape(self.grid, self.grid).astype(bool)
 
     def to_cells(self, batch: Batch, xy: NDArray[np.float32]) -> torch.Tensor:
         """Points (B, K, 2) in image pixels -> cells of each item's view."""

@@ -46,6 +46,7 @@ def restore(blocks: Collection[nn.Module]) -> None:
 def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
     from torch._dynamo import config  # a second, which only those wait who compile
     from torch._dynamo.exc import BackendCompilerFailed
+    from torch._inductor.exc import TritonMissing
 
     # sizes as variables: one code for all batches, and for all places of the network that have the same widths
     fast = torch.compile(forward, dynamic=True)
@@ -57,8 +58,8 @@ def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
             config.recompile_limit = VARIANTS
         try:
             return fast(hidden, *args, **kwargs)
-        except BackendCompilerFailed as error:
-            reason = str(error.inner_exception).strip().splitlines()[0]
+        except (BackendCompilerFailed, TritonMissing) as error:
+            reason = str(getattr(error, "inner_exception", error)).strip().splitlines()[0]
             raise ULDError(
                 f"ULD_COMPILE=1, but torch.compile fails ({reason}): install a C++ compiler, on a GPU also Triton, or "
                 "unset ULD_COMPILE."

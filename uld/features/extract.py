@@ -1,6 +1,7 @@
 """Fill a feature store: every crop, every view of the bank, its own pass through the network."""
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -65,22 +66,25 @@ def fill(
     if not runtime.process():
         ranks.wait()
 
-    def kept(rows: NDArray[np.int64], affine: coords.Affine) -> Features:
-        latent = extractor.encode(_images(extractor, crops, rows, affine))
+    def kept(a: int, b: int) -> Features:
+        """Of the items a..b-1, as `store.build` counts them."""
+        images = as_images(pixels(a, b), extractor.backbone.alphas.device)
+        turned = torch.stack([coords.warp(images, affine) for affine in views], dim=1).flatten(0, 1)
+        skipped = a % len(views)  # of the first row
+        latent = extractor.encode(turned[skipped : skipped + b - a])
         if network.keep == "latents":
             return {LATENT: latent}
-        features = extractor.features(latent)
-        return features if reducer is None else reducer(features)
+        return extractor.features(latent, keep=reducer)
 
-    def compute(first: int, end: int) -> Iterator[tuple[int, int, Features]]:
-        for v, affine in enumerate(views):
-            passes = runtime.in_batches(lambda a, b: kept(np.arange(first + a, first + b), affine), end - first)  # noqa: B023 - used up before the next view
-            yield from ((offset, v, features) for offset, features in passes)
+    def compute(first: int, end: int) -> Iterator[tuple[int, Features]]:
+        start = first * len(views)
+        return runtime.in_batches(lambda a, b: kept(start + a, start + b), end * len(views) - start)
 
-    example = kept(np.arange(1), views[0])
-    shapes = {name: (int(v.shape[1]), int(v.shape[2]), int(v.shape[3])) for name, v in example.items()}
-
-    store.build(path, scratch, spec, views, np.array([v.mirror for v in network.views]), compute, shapes)
+    with ThreadPoolExecutor(1, "reader") as reader:
+        pixels = _Pixels(crops, len(views), reader)
+        _, example = next(runtime.in_batches(kept, 1))
+        shapes = {name: (int(v.shape[1]), int(v.shape[2]), int(v.shape[3])) for name, v in example.items()}
+        store.build(path, scratch, spec, views, np.array([v.mirror for v in network.views]), compute, shapes)
 
 
 def specification(
@@ -110,10 +114,29 @@ def as_images(pixels: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
     return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255
 
 
-def _images(extractor: Extractor, crops: Crops, rows: NDArray[np.int64], affine: coords.Affine) -> torch.Tensor:
-    # neighbouring rows are read as one slice: fancy indexing is slow on a sharded array
-    pixels = crops.images(slice(int(rows[0]), int(rows[-1]) + 1))
-    return coords.warp(as_images(pixels, extractor.backbone.alphas.device), affine)
+class _Pixels:
+    """Crops (R, S, S, 3) of the rows of items; those of the next batch are read while this one is computed."""
+
+    def __init__(self, crops: Crops, views: int, reader: ThreadPoolExecutor) -> None:
+        self._crops, self._views, self._reader = crops, views, reader
+        self._coming: tuple[slice, Future[NDArray[np.uint8]]] | None = None
+
+    def __call__(self, a: int, b: int) -> NDArray[np.uint8]:
+        """Of the items a..b-1."""
+        rows = self._rows(a, b)
+        if self._coming is not None and self._coming[0].start == rows.start and rows.stop <= self._coming[0].stop:
+            found = self._coming[1].result()[: rows.stop - rows.start]
+        else:
+            found = self._crops.images(rows)
+        following = self._rows(b, b + runtime.batch_size())
+        self._coming = None
+        if following.start < following.stop:
+            self._coming = following, self._reader.submit(self._crops.images, following)
+        return found
+
+    def _rows(self, a: int, b: int) -> slice:
+        # neighbouring rows are read as one slice: fancy indexing is slow on a sharded array
+        return slice(a // self._views, min(-(-b // self._views), len(self._crops)))
 
 
 def _reducer(
@@ -128,6 +151,11 @@ def _reducer(
     rows = np.flatnonzero(boxes["split"].to_numpy() == "train")
     rows = np.sort(runtime.rng(seed, "reduce").choice(rows, min(params.images, len(rows)), replace=False))
     device = extractor.backbone.alphas.device
-    reducer = reduce.fit((extractor(as_images(crops.images(rows[[i]]), device)) for i in range(len(rows))), params)
+
+    def one(row: NDArray[np.int64]) -> Features:
+        _, features = next(runtime.in_batches(lambda a, b: extractor(as_images(crops.images(row), device)), 1))
+        return features
+
+    reducer = reduce.fit(map(one, rows[:, None]), params)
     reducer.save(scratch)
     return reducer

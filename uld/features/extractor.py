@@ -85,22 +85,29 @@ class Extractor(nn.Module):
         return latent.float()
 
     @torch.no_grad()
-    def features(self, latent: Tensor, timesteps: Collection[int] | None = None) -> dict[str, Tensor]:
+    def features(
+        self,
+        latent: Tensor,
+        timesteps: Collection[int] | None = None,
+        keep: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    ) -> dict[str, Tensor]:
         """Features of what `encode` gives.
 
         Args:
             timesteps: those that are wanted; None: all.
+            keep: what is kept of the features of each timestep, as soon as they are there; None: all.
         """
         wanted = [t for t in self.params.timesteps if timesteps is None or t in timesteps]
+        keep = keep or (lambda found: found)
         if self.params.policy == "invert":
-            return self._invert(latent, wanted)
-        out = {}
+            return self._invert(latent, wanted, keep)
+        out: dict[str, Tensor] = {}
         for t in wanted:
             alpha = self.alpha(t)
             noisy = (
                 latent if self.params.policy == "clean" else alpha.sqrt() * latent + (1 - alpha).sqrt() * self.noise[t]
             )
-            out.update(self._read(noisy, t))
+            out |= keep(self._read(noisy, t))
         return out
 
     def alpha(self, t: int) -> Tensor:
@@ -134,7 +141,9 @@ class Extractor(nn.Module):
         finally:
             self._catching = False
 
-    def _invert(self, latent: Tensor, wanted: list[int]) -> dict[str, Tensor]:
+    def _invert(
+        self, latent: Tensor, wanted: list[int], keep: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
         """DDIM inversion: each call is conditioned on the timestep that the latent is at (the source)."""
         out: dict[str, Tensor] = {}
         last = max(wanted)
@@ -144,9 +153,9 @@ class Extractor(nn.Module):
             with self._catch(stop=False):
                 noise = self.denoise(latent, source)
             if source in wanted:
-                out |= self._named(source)
+                out |= keep(self._named(source))
             latent = ddim_step(latent, noise, self.alpha(source), self.alpha(target))
-        return out | self._read(latent, last)
+        return out | keep(self._read(latent, last))
 
     def _hook(self) -> None:
         blocks: Any = self.unet.up_blocks

@@ -64,11 +64,15 @@ class LatentStore(FeatureStore):
         """`views_of` in this process."""
         latent = super().views_of(rows, views, [LATENT])[LATENT].to(runtime.device())
         timesteps = {int(name.split("_t")[1]) for name in names}
-        passes = runtime.in_batches(lambda a, b: self._extractor.features(latent[a:b], timesteps), len(rows))
+
+        def keep(found: Features) -> Features:
+            wanted = {name: value for name, value in found.items() if name in names}
+            reduced = wanted if self._reduction is None else self._reduction(wanted)
+            return {name: value.half() for name, value in reduced.items()}  # as a store of features keeps them
+
+        passes = runtime.in_batches(lambda a, b: self._extractor.features(latent[a:b], timesteps, keep), len(rows))
         parts = [part for _, part in passes]
-        joined = {name: torch.cat([part[name] for part in parts]) for name in names}
-        reduced = joined if self._reduction is None else self._reduction(joined)
-        return {name: value.half().float() for name, value in reduced.items()}  # as a store of features keeps them
+        return {name: torch.cat([part[name] for part in parts]).float() for name in names}
 
 
 _open: dict[tuple[str, str], LatentStore] = {}  # of this process

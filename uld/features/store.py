@@ -29,7 +29,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from uld import ranks, runtime
 from uld.errors import ArtifactError
 
-SHARD_BYTES = 64 * 2**20  # of all arrays together: what is computed again after a kill
+SHARD_BYTES = 64 * 2**20  # of up to FEW arrays together: what is computed again after a kill
+FEW = 16  # more arrays have larger shards: each has a file a shard, and millions of files are no good
 IN_FLIGHT = 2  # batches in memory: the one being computed and the one being written
 OPEN_MAPS = 8192  # chunk files mapped at a time: systems allow some 65,000 in a process
 INFINITE = np.uint16(0x7C00)  # the exponent of what is not finite in float16
@@ -38,7 +39,7 @@ LATENT = "latent"  # the array of a store that keeps what features are computed 
 
 Features = dict[str, torch.Tensor]
 Half = NDArray[np.float16]
-Part = dict[str, Half]  # some rows in one view: {name: (rows, C, h, w)}
+Part = dict[str, Half]  # some items, which are rows in one view each: {name: (items, C, h, w)}
 
 
 class Chunk(NamedTuple):
@@ -67,6 +68,7 @@ class FeatureStore:
         self.views = np.array(self._group.attrs["views"], dtype=np.float64)  # (V, 2, 3), crop -> view
         self.mirrored = np.array(self._group.attrs["mirrored"], dtype=bool)  # (V,)
         self._shard = int(self.spec["shard"])
+        self._shapes: dict[str, tuple[int, ...]] = {}  # of the chunks
         self._maps: dict[tuple[str, int], NDArray[np.float16]] = {}
 
     def __len__(self) -> int:
@@ -99,10 +101,12 @@ class FeatureStore:
         if opened is None:
             if len(self._maps) >= OPEN_MAPS:
                 self._maps.clear()  # and another thread may do so at any time
-            array = self._group[name]
-            assert isinstance(array, zarr.Array)
+            if name not in self._shapes:
+                array = self._group[name]
+                assert isinstance(array, zarr.Array)
+                self._shapes[name] = tuple(array.chunks)
             file = self.path / name / "c" / f"{number}/0/0/0/0"
-            opened = self._maps[name, number] = np.memmap(file, "<f2", "r", shape=tuple(array.chunks))
+            opened = self._maps[name, number] = np.memmap(file, "<f2", "r", shape=self._shapes[name])
         return opened
 
     def check(self, **expected: Any) -> None:
@@ -120,7 +124,7 @@ def build(
     spec: dict[str, Any],
     views: NDArray[np.float64],
     mirrored: NDArray[np.bool_],
-    compute: Callable[[int, int], Iterator[tuple[int, int, Features]]],
+    compute: Callable[[int, int], Iterator[tuple[int, Features]]],
     shapes: dict[str, tuple[int, int, int]],
 ) -> None:
     """Fill a store shard by shard and move it to `path`.
@@ -130,8 +134,8 @@ def build(
 
     Args:
         spec: JSON tree of everything that defines the values; `rows` (N) and `arrays` are added.
-        compute: (first row, end row) -> triples (offset from the first row, view, {name: (rows, C, h, w)}) that
-            together cover every row in every view once.
+        compute: (first row, end row) -> pairs (first item, {name: (items, C, h, w)}) that together cover these rows.
+            An item is a row in one view: the first row in all views, the second one in all views, and so on, from 0.
         shapes: {name: (C, h, w)}.
 
     Raises:
@@ -193,9 +197,9 @@ def _publish(partial: Path, path: Path) -> None:
 
 
 def shard_rows(shapes: dict[str, tuple[int, int, int]], views: int) -> int:
-    """Rows a shard, so that all arrays of one shard stay near `SHARD_BYTES` together."""
+    """Rows a shard, so that its arrays stay near `SHARD_BYTES`."""
     row = 2 * views * sum(int(np.prod(s)) for s in shapes.values())
-    return max(1, SHARD_BYTES // row)
+    return max(1, SHARD_BYTES * max(FEW, len(shapes)) // (FEW * row))
 
 
 def _open_partial(path: Path, shapes: dict[str, tuple[int, int, int]], rows: int, views: int, shard: int) -> None:
@@ -237,17 +241,16 @@ def _write_shard(
     chunks: dict[str, Chunk],
     first: int,
     end: int,
-    parts: Iterator[tuple[int, int, Features]],
+    parts: Iterator[tuple[int, Features]],
     advance: Callable[[float], None],
 ) -> None:
     writing: Future[None] | None = None
     with ThreadPoolExecutor(1, "writer") as writer:  # whatever happens, it ends before the files are closed
-        for offset, view, features in parts:
+        for offset, features in parts:
             part = {name: value.half().cpu().numpy() for name, value in features.items()}
             if writing is not None:
                 writing.result()
-            place = f"of rows {first}..{end - 1}, view {view}"
-            writing = writer.submit(_write, chunks, offset, view, part, place)
+            writing = writer.submit(_write, chunks, offset, part, f"of rows {first}..{end - 1}")
             advance(len(next(iter(part.values()))) / next(iter(chunks.values())).shape[1])
         if writing is not None:
             writing.result()
@@ -256,19 +259,18 @@ def _write_shard(
         _put(chunk, (end - first) * chunk.shape[1], np.full(rest, np.nan, np.float16))
 
 
-def _write(chunks: dict[str, Chunk], offset: int, view: int, part: Part, place: str) -> None:
+def _write(chunks: dict[str, Chunk], offset: int, part: Part, place: str) -> None:
     for name, values in part.items():
         if ((values.view(np.uint16) & INFINITE) == INFINITE).any():  # ten times as fast as isfinite on half precision
             raise ArtifactError(
                 f"features {name} {place} are not finite in float16: "
                 "set readout.dtype to float32, or choose other layers."
             )
-        for row, value in enumerate(values, offset):
-            _put(chunks[name], row * chunks[name].shape[1] + view, value)
+        _put(chunks[name], offset, values)
 
 
 def _put(chunk: Chunk, place: int, values: Half) -> None:
-    """Write values from item `place` on, a row in one view being an item (C, h, w)."""
+    """Write values from item `place` on."""
     left = np.ascontiguousarray(values, "<f2").reshape(-1).view(np.uint8).data
     chunk.file.seek(2 * place * math.prod(chunk.shape[2:]))
     while left:  # a system writes as much as it can at a time

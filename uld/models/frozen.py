@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from uld import coords
@@ -114,6 +113,8 @@ def fit(
     Raises:
         ULDError: a layer is not in the store, or there are fewer channels or points than `dims`.
     """
+    from sklearn.decomposition import PCA  # a second, and all that load a model would wait for it
+
     samples: list[Tensor] = []
     names: list[str] = []
     channels: list[int] = []
@@ -156,4 +157,4 @@ def _at(value: Tensor, xy: NDArray[np.float64], grid: int, centre: str) -> Tenso
     """(1, C, h, w) at points (P, 2) in cells of a G x G grid -> (P, C)."""
     value = centred(value, value.new_zeros(value.shape[1]), centre)
     local = coords.apply(coords.resize(grid, value.shape[-1]), xy[None])
-    return coords.sample(value, torch.from_numpy(local))[0]
+    return coords.sample(value, torch.from_numpy(local).to(value.device))[0]
