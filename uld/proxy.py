@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from uld import contrastive, heatmaps, losses
-from uld.cluster.posed import poses_of
+from uld.cluster.posed import active_units, poses_of
 from uld.contrastive import Taught
 from uld.errors import ULDError
 from uld.features.bank import Ahead, Batch
@@ -43,7 +43,7 @@ class ElboParams:
     pose_lr: Annotated[float, Field(gt=0)]  # of the pose part
     sigma: Annotated[float, Field(gt=0)]  # cells, of the Gaussians that detector and pose part learn
     weight: Annotated[float, Field(ge=0)]  # of the pose part's loss, whose sum over cells is first divided by G^2
-    warmup: Annotated[int, Field(ge=1)]  # steps until the KL divergence has its full weight
+    warmup: Annotated[int, Field(ge=1)]  # steps until the KL divergence has its full weight, of a new pose part
     free: Annotated[float, Field(ge=0)]  # nats a unit that cost nothing
 
 
@@ -74,7 +74,8 @@ def by_elbo(
         ULDError: the model cannot be trained or has no pose part, or there are no labels.
     """
     head = contrastive.trainable(head, training.name)
-    if head.pose is None and sizes is not None:
+    new = head.pose is None
+    if new and sizes is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(training.rng(p.steps).integers(2**31)))  # no step draws from this stream
             head = head.with_pose(PoseVAE(training.bank.grid, **vars(sizes)))
@@ -94,12 +95,14 @@ def by_elbo(
         batch, xy, noise = batches(number)
         heat, target, detector = _detect(head, batch, xy, p.sigma)
         logits, mu, logvar = pose(heat, noise)
-        wanted, beta = pose.reframe(target, heat), min(1.0, (number + 1) / p.warmup)
+        wanted, beta = pose.reframe(target, heat), min(1.0, (number + 1) / p.warmup) if new else 1.0
         loss, reconstruction, kl = losses.elbo(logits, wanted, mu, logvar, beta, p.free)
         told = {"detector": detector, "reconstruction": reconstruction, "kl": kl}
         return detector + p.weight * loss / heat[0].numel(), told
 
-    return _train(head, training, p.lr, p.pose_lr, p.steps, step)
+    trained, history = _train(head, training, p.lr, p.pose_lr, p.steps, step)
+    active_units(_codes(trained, taught, training, p.steps))
+    return trained, history
 
 
 def _alone(head: LearnedHead, training: Training, p: ElboParams, alone: AloneParams) -> None:
@@ -154,7 +157,7 @@ def by_contrast(head: Head, training: Training, p: ContrastParams) -> tuple[Head
         raise ULDError(
             f"{training.name}: all images have one pose: ask for more poses, or lower steps.*.cluster.least."
         )
-    margin = p.margin * _spread(head, taught, training, p.steps)
+    margin = p.margin * _spread(_codes(head, taught, training, p.steps))
 
     def draw(number: int) -> tuple[Batch, Tensor]:
         rng = training.rng(number)
@@ -200,15 +203,18 @@ def _detect(head: LearnedHead, batch: Batch, xy: Tensor, sigma: float) -> tuple[
 
 
 @torch.no_grad()
-def _spread(head: LearnedHead, taught: Taught, training: Training, steps: int) -> float:
-    """RMS distance between the pose codes of the images before training."""
+def _codes(head: LearnedHead, taught: Taught, training: Training, steps: int) -> Tensor:
+    """Pose codes (n, C) of some images."""
     rng = training.rng(steps)  # no step draws from this stream
     images = rng.choice(taught.images, min(256, len(taught.images)), replace=False)
-    codes = [
-        part(head, training.name).encode(taught.read(some, rng)[0].through(head.maps)[1].sigmoid())[0]
-        for some in np.array_split(images, max(1, len(images) // 32))
-    ]
-    return float((2 * torch.cat(codes).var(0, unbiased=False).sum()).sqrt())
+    pose = part(head, training.name)
+    parts = np.array_split(images, max(1, len(images) // 32))
+    return torch.cat([pose.encode(taught.read(some, rng)[0].through(head.maps)[1].sigmoid())[0] for some in parts])
+
+
+def _spread(codes: Tensor) -> float:
+    """RMS distance between two of the codes (n, C), drawn with replacement."""
+    return float((2 * codes.var(0, unbiased=False).sum()).sqrt())
 
 
 def _train(
@@ -218,7 +224,7 @@ def _train(
     pose_lr: float,
     steps: int,
     step: Callable[[int], tuple[Tensor, Figures]],
-) -> tuple[Head, pd.DataFrame]:
+) -> tuple[LearnedHead, pd.DataFrame]:
     """Only the detector head and the pose part learn."""
     learning = [(head.detect, lr), (part(head, training.name), pose_lr)]
     head.requires_grad_(False)

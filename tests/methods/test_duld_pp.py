@@ -1,5 +1,6 @@
 """Pose proxy and two-stage clustering on planted parts whose place and look depend on the pose."""
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -141,6 +142,12 @@ def test_poses_go_on_as_they_were(turning: Turning) -> None:
     np.testing.assert_array_equal(own, order[turning.pose[ROWS]])
 
 
+def test_no_more_poses_than_photographs(turning: Turning) -> None:
+    """Their mirror images, which are clustered too, do not make them more."""
+    with pytest.raises(ULDError, match=r"48 training images cannot have 49 pose clusters: lower cluster.poses"):
+        discover(turning, poses=len(ROWS) + 1)
+
+
 @pytest.mark.parametrize("name", ["duld_pp", "pose_proxy"])
 def test_it_begins_at_a_round_with_as_many_landmarks(turning: Turning, name: str) -> None:
     for previous, count in ((None, PARTS), (truth(turning), PARTS + 1)):
@@ -271,6 +278,19 @@ def test_pose_proxy_teaches_detector_and_pose_part(proxied: tuple[Course, Learne
     assert history["kl"].iloc[-1] > 0.1 and head.pose is not None and head.pose.decodes
 
 
+def test_only_a_new_pose_part_warms_up(proxied: tuple[Course, LearnedHead, Any], turning: Turning) -> None:
+    course, _, _ = proxied
+
+    def ends(head: LearnedHead, warmup: int) -> torch.Tensor:
+        block = ELBO | {"steps": 5, "warmup": warmup, "free": 0.0}
+        after = method("pose_proxy", train=block).train(deepcopy(head), course.training(truth(turning)))[0]
+        return parameters(after, "pose")  # type: ignore[arg-type]
+
+    assert not torch.equal(ends(course.head(), 1), ends(course.head(), 1000))
+    again, slow = ends(proxied[1], 1), ends(proxied[1], 1000)
+    torch.testing.assert_close(again, slow, rtol=0, atol=0)
+
+
 def test_the_reconstruction_reaches_the_detector(turning: Turning, tmp_path: Any) -> None:
     ends = []
     for weight in (0.0, 1.0):
@@ -347,15 +367,14 @@ def test_poses_of_labels(turning: Turning) -> None:
     assert posed.poses_of(truth(turning), np.arange(2), 0).tolist() == [-1, -1]
 
 
-def test_spread_of_codes(proxied: tuple[Course, LearnedHead, Any], turning: Turning) -> None:
-    """RMS distance of two different draws: twice the variance."""
-    course, head, _ = proxied
-    training = course.training(truth(turning))
-    taught = proxy._taught(training)
-    spread = proxy._spread(head, taught, training, 7)
-    assert head.pose is not None
-    batch, _ = taught.read(training.rng(7).choice(taught.images, len(taught.images), replace=False), training.rng(8))
-    with torch.no_grad():
-        code = head.pose.encode(head.maps(batch.features)[1].sigmoid())[0]
-    rms = torch.cdist(code, code).square().mean().sqrt().item()
-    assert spread == pytest.approx(rms, rel=0.35) and spread > 0
+def test_spread_of_codes() -> None:
+    codes = torch.randn(30, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rms = torch.cdist(codes, codes).square().mean().sqrt().item()
+    assert proxy._spread(codes) == pytest.approx(rms, rel=1e-12)
+
+
+def test_a_code_that_says_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    codes = torch.linspace(0, 1, 40)[:, None] * torch.tensor([1.0, 1.0] + 30 * [0.1])
+    assert posed.active_units(codes[:, :16]) == 2 and not caplog.messages
+    assert posed.active_units(codes) == 2 and "2 of 32 units of the pose code differ" in caplog.text
+    assert posed.active_units(codes[:, 2:6]) == 0 and "0 of 4 units" in caplog.text

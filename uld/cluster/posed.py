@@ -5,6 +5,7 @@ come from an earlier round, or from k-means if their number is another, and stay
 a pose start from those of all images.
 """
 
+import logging
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from uld import runtime
+from uld import losses, runtime
 from uld.artifacts import Labels, Landmarks, PoseCentroids
 from uld.cluster import kmeans, label, places, two_stage
 from uld.cluster.align import align
@@ -26,13 +27,15 @@ from uld.cluster.spool import pieces
 from uld.cluster.two_stage import Poses, Slots
 from uld.errors import ULDError
 from uld.features.source import Rows
-from uld.losses import active_units
 from uld.methods.base import Discovery, Found, Source
 from uld.params import CLOSED
+
+log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
 
 ITERATIONS, CAP = 100, 800_000  # of the k-means that finds other landmarks than those of an earlier round
+AWAKE = 1 / 8  # share of active units below which a code says next to nothing: 8 of the paper's 64
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -70,8 +73,13 @@ def discover(
         count: K, if `p` has none.
 
     Raises:
-        ULDError: `p` has none, and the model has been through no round, or its last one had another number.
+        ULDError: fewer images than poses; `p` has no K, and the model has been through no round, or its last one had
+            another number.
     """
+    if len(rows) < p.poses:
+        raise ULDError(
+            f"{len(rows)} training images cannot have {p.poses} pose clusters: lower cluster.poses or give more images."
+        )
     count = p.landmarks or count
     known = previous if previous is not None and previous.label.max(initial=-1) + 1 == count else None
     if known is None and p.landmarks is None:
@@ -120,6 +128,19 @@ def _codes(source: Source, held: Held) -> Floats:
     """Pose codes (n, C) of held images."""
     assert held.heat is not None, "a model with a pose part has a detector"
     return torch.cat([source.codes(part) for part in held.heat.split(64)]).cpu().numpy()
+
+
+def active_units(codes: torch.Tensor) -> int:
+    """`losses.active_units` of pose codes (n, C), with a warning if they are few."""
+    active, length = losses.active_units(codes), codes.shape[1]
+    if active < max(1, AWAKE * length):
+        log.warning(
+            "%d of %d units of the pose code differ between images: clusters of it may mean nothing. Train the pose "
+            "proxy longer, or with more free nats a unit (free)",
+            active,
+            length,
+        )
+    return active
 
 
 def encode(source: Source, rows: Rows, view: int) -> Floats:

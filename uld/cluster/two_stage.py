@@ -89,13 +89,13 @@ def pose_clusters(
             "weight of the KL divergence."
         )
     x = np.ascontiguousarray(codes, dtype=np.float32)
-    start = None
+    asked, start = count, None
     if init is not None and len(init) <= count:
         count, start = len(init), np.ascontiguousarray(init, dtype=np.float32)
     fitted = kmeans.fit(x, count, rng, restarts=restarts, iterations=iterations, cap=len(x), init=start)
     centroids, label, counts = _merge(x, fitted.centroids, least)
-    if len(centroids) < count:
-        log.warning("%d of %d pose clusters remain: the others had fewer than %d images", len(centroids), count, least)
+    if len(centroids) < asked:
+        log.warning("%d of %d pose clusters remain: the others had fewer than %d images", len(centroids), asked, least)
     return Poses(centroids, label, counts)
 
 
