@@ -18,9 +18,17 @@ def test_of_a_turned_head(yaw: float) -> None:
     np.testing.assert_allclose(from_points(np.stack([seen, some])), yaw, atol=1e-6)
 
 
+def test_jaw_points_that_follow_the_contour_do_not_count() -> None:
+    x, y, z = _model().T
+    seen = np.stack([x * np.cos(0.6) + z * np.sin(0.6), y], 1)
+    seen[:8] -= 0.3
+    seen[9:17] -= 0.1
+    np.testing.assert_allclose(from_points(seen[None]), np.rad2deg(0.6), atol=1e-6)
+
+
 def test_too_few_points() -> None:
     seen = np.full((1, 68, 2), np.nan)
-    seen[0, :11] = 1
+    seen[0, :27] = 1  # the jaw, of which the chin counts, and ten more
     assert np.isnan(from_points(seen)).all()
 
 

@@ -7,7 +7,6 @@ from math import prod
 import faiss
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import kmeans_plusplus
 from threadpoolctl import threadpool_limits
 
 from uld import runtime
@@ -121,6 +120,8 @@ def _check(x: Table, k: int, cap: int) -> None:
 
 def _seeds(x: NDArray[np.float32], k: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """k-means++ seeds (K, D) (Arthur and Vassilvitskii 2007)."""
+    from sklearn.cluster import kmeans_plusplus  # a second, and finding the nearest centroid needs none
+
     if len(x) > max(SEEDING_POINTS, k):
         x = x[rng.choice(len(x), max(SEEDING_POINTS, k), replace=False)]
     seeds, _ = kmeans_plusplus(x, k, random_state=int(rng.integers(2**31)))

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans
 
 from uld.errors import ULDError
 
@@ -97,6 +96,8 @@ def accuracy_of_yaw(yaw: NDArray[np.floating], count: int) -> float:
     Raises:
         ULDError: no yaw is known.
     """
+    from sklearn.cluster import KMeans  # a second, and few ask for it
+
     known = yaw[_some(np.isfinite(yaw))]
     count = min(count, len(np.unique(known)))
     label = KMeans(count, n_init=10, random_state=0).fit_predict(known[:, None])

@@ -7,14 +7,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from uld.artifacts import AnnotationSet
-from uld.faces3d import head, landmarks
 
 LEAST = 12  # points that an estimate needs
+# annotators move the jaw points along with the visible contour, so they say too little of a turn; the chin stays
+FIXED = np.array([8, *range(17, 68)])
 
 
 @cache
 def _model() -> NDArray[np.float64]:
     """(68, 3) The points of an average head, x to the right of the image, y down, z towards the viewer."""
+    from uld.faces3d import head, landmarks  # a second, and few ask for it
+
     index, weights = landmarks.corners()
     return np.asarray((head.skin().chart.reshape(-1, 3)[index] * weights[..., None]).sum(1))
 
@@ -24,11 +27,11 @@ def from_points(xy: NDArray[np.floating]) -> NDArray[np.float64]:
 
     The affine camera that best shows the points of an average head as annotated: its first row is the direction of x
     in the head, whatever the scale (pose from orthography and scaling; DeMenthon and Davis 1995). NaN where fewer than
-    `LEAST` points are there.
+    `LEAST` of the points that are `FIXED` to the skin are there.
     """
-    model = np.concatenate([_model(), np.ones((68, 1))], 1)
+    model = np.concatenate([_model(), np.ones((68, 1))], 1)[FIXED]
     out = np.full(len(xy), np.nan)
-    for i, points in enumerate(xy):
+    for i, points in enumerate(xy[:, FIXED]):
         known = np.isfinite(points).all(1)
         if known.sum() >= LEAST:
             camera = np.linalg.lstsq(model[known], points[known].astype(np.float64), rcond=None)[0].T

@@ -48,6 +48,7 @@ def render(run: Run, chosen: ReportParams) -> Page:
         worst=list(worst.values()),
         landmarks=[_landmark(run, k, picture) for k, picture in exemplars.items()],
         charts=charts,
+        no_poses=_no_poses(run),
         strips=list(strips.values()),
         errors={name: tables.errors(run.metrics, run.protocol, name) for name in _scored(run)},
         label_free=tables.label_free(run.metrics),
@@ -61,6 +62,14 @@ def render(run: Run, chosen: ReportParams) -> Page:
 
 def _landmark(run: Run, k: int, picture: Picture) -> Landmark:
     return Landmark(k, palette.colour(k), palette.svg(k), int(run.landmarks.counts[k]), picture)
+
+
+def _no_poses(run: Run) -> str:
+    """Why there may be no chart of poses."""
+    spans = {span for lines in run.series("yaw", "backward").values() for span in lines["range"]}
+    if not spans:
+        return "no test image has a known yaw"
+    return f"the test images whose yaw is known all turn the same way ({', '.join(sorted(spans))})"
 
 
 def _scored(run: Run) -> list[str]:

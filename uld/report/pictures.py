@@ -118,7 +118,7 @@ def chart_pictures(run: Run) -> dict[str, Picture]:
         found["clusters.png"] = Picture(charts.cluster_map(run.landmarks), "descriptors on their two principal axes")
     if run.rounds:
         found["rounds.png"] = Picture(charts.rounds(run.rounds), "health of the labels over the rounds")
-    if len(run.poses):
+    if run.poses["range"].nunique() > 2:  # all, and more than one range
         found["poses.png"] = Picture(charts.pose_accuracy(run.poses), "pose clusters against yaw over the rounds")
     ways = {way: rows for way in ("forward", "backward") if (rows := run.series("yaw", way))}
     if any(len(lines) > 1 for rows in ways.values() for lines in rows.values()):
