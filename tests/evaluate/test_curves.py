@@ -9,7 +9,7 @@ from uld.artifacts import Predictions
 from uld.evaluate.ced import auc, ced, cumulative, failure
 from uld.evaluate.nme import image_nme, interval, landmark_nme, nme
 from uld.evaluate.pck import match, pck, raw_accuracy, threshold_name
-from uld.evaluate.stability import detection_rate, stability
+from uld.evaluate.stability import detection_rate, distinct, stability
 
 
 def test_means_by_landmark_and_by_image_leave_absent_points_out() -> None:
@@ -119,3 +119,13 @@ def test_detection_rate_is_by_landmark() -> None:
     xy = np.zeros((4, 2, 2))
     xy[0, 0] = np.nan
     assert detection_rate(xy).tolist() == [0.75, 1.0]
+
+
+def test_landmarks_that_lie_together_count_as_one() -> None:
+    """Boxes of 100 x 100: 0 and 1 are 2 pixels apart, as are 1 and 2; 3 comes as near in one image of three only."""
+    x = np.array([[0, 2, 4, 60], [0, 2, 4, 60], [0, 2, 4, 5]], float)
+    xy = np.stack([x, np.zeros_like(x)], 2)
+    boxes = np.array([[5.0, 5, 105, 105]] * 3)
+    assert distinct(xy, boxes) == 2
+    assert distinct(xy[[2, 2, 0]], boxes) == 1
+    assert distinct(xy * 2, boxes) == 4 and distinct(xy[:, :1], boxes) == 1

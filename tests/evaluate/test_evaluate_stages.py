@@ -140,7 +140,7 @@ def test_its_curves(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_landmark_at_all(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = run("mean_shape", monkeypatch)
-    assert not {"detection_rate", "stability", "tusk-wild"} & set(tree)
+    assert not {"detection_rate", "stability", "distinct", "tusk-wild"} & set(tree)
     figure = tree["canonical"]["p5"]["dense"]["all"]
     assert not any(key.startswith("backward") for key in figure)
     annotated = truth.astype(np.float32).astype(np.float64)
@@ -153,7 +153,7 @@ def test_no_landmark_at_all(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch) 
 def test_unlabelled(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     artifacts.write_annotations(Path("artifacts/data/annotations.h5"), Annotations(np.array([], dtype=object)))
     tree = run("found", monkeypatch)
-    assert set(tree) == {"images", "landmarks", "detection_rate", "stability", "clusters"}
+    assert set(tree) == {"images", "landmarks", "detection_rate", "stability", "distinct", "clusters"}
     assert "NME needs annotations" in capsys.readouterr().out
     assert Path("plots/found/ced.csv").read_text() == "protocol,set,points,direction,threshold,fraction\n"
 

@@ -16,7 +16,7 @@ from uld.evaluate.pck import match, pck, raw_accuracy
 from uld.evaluate.pose import RANGES, yaw_bins
 from uld.evaluate.protocols import EvaluateParams, choose
 from uld.evaluate.regressors import Regressor, label
-from uld.evaluate.stability import detection_rate, stability
+from uld.evaluate.stability import detection_rate, distinct, stability
 
 Errors = dict[str, NDArray[np.float32]]
 
@@ -94,6 +94,7 @@ def label_free(inputs: Inputs, quality: dict[str, Any]) -> dict[str, Any]:
         "images": {"train": int((predictions.split == "train").sum()), "test": len(test), "missed": inputs.missed},
         "detection_rate": detection_rate(predictions.xy[test]).mean() if known else math.nan,
         "stability": stability(predictions, inputs.boxes, test) if known else math.nan,
+        "distinct": distinct(predictions.dense_xy[test], inputs.boxes[test]) if known else math.nan,
         "clusters": quality,
         "poses": _poses(inputs, test),
     }
