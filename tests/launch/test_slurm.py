@@ -122,15 +122,17 @@ def test_a_process_a_gpu(
     assert int((tmp_path / "count").read_text()) == processes
 
 
-@pytest.mark.parametrize(("traps", "code"), [("exit 7", 7), ("", -signal.SIGKILL)])
-def test_what_does_not_stop_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, traps: str, code: int) -> None:
-    monkeypatch.setattr(slurm, "SAVING", 2)
+@pytest.mark.parametrize(("traps", "seconds", "code"), [("exit 7", 120, 7), ("", 2, -signal.SIGKILL)])
+def test_what_does_not_stop_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, traps: str, seconds: int, code: int
+) -> None:
+    monkeypatch.setattr(slurm, "SAVING", seconds)
     program = f"trap '{traps}' INT; echo ready; while true; do sleep 0.1; done"
     job = Experiment(tmp_path, "", ())
     with subprocess.Popen(["sh", "-c", program], stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-        job._process, started = process, time.monotonic()
-        assert job.checkpoint().function is job and time.monotonic() - started < 10
+        job._process = process
+        assert job.checkpoint().function is job
         assert process.wait() == code
     job._process = process  # which has ended by itself
     assert job.checkpoint().function is job
