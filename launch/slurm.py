@@ -29,6 +29,11 @@ SAVING = 150  # those of them for the stage to save its state, more than torchru
 app = typer.Typer(add_completion=False)
 
 
+def heed() -> None:
+    """Let a new process be stopped as Ctrl-C does, which what a shell starts in the background ignores."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass
 class Experiment:
     """One experiment, as a job that can be interrupted and submitted again.
@@ -97,7 +102,7 @@ class Experiment:
         # `python` of the stages is this one
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment = {"ULD_NPROC": str(max(1, self.gpus)), **os.environ, "PATH": path}
-        self._process = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True)
+        self._process = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True, preexec_fn=heed)
         # no blocking wait: `checkpoint` is called from within, by a signal
         while self._process.poll() is None:
             time.sleep(0.2)

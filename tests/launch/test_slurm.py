@@ -126,10 +126,16 @@ def test_a_process_a_gpu(
 def test_what_does_not_stop_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, traps: str, seconds: int, code: int
 ) -> None:
+    """Also of a launcher that ignores Ctrl-C."""
     monkeypatch.setattr(slurm, "SAVING", seconds)
-    program = f"trap '{traps}' INT; echo ready; while true; do sleep 0.1; done"
+    command = ["sh", "-c", f"trap '{traps}' INT; echo ready; while true; do sleep 0.1; done"]
     job = Experiment(tmp_path, "", ())
-    with subprocess.Popen(["sh", "-c", program], stdout=subprocess.PIPE, start_new_session=True) as process:
+    heeded = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, preexec_fn=slurm.heed)
+    finally:
+        signal.signal(signal.SIGINT, heeded)
+    with process:
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
         job._process = process
         assert job.checkpoint().function is job
