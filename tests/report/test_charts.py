@@ -1,6 +1,7 @@
 """Charts: their geometry, and that they are files without a clock."""
 
 import struct
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -85,3 +86,12 @@ def test_charts_are_the_same_bytes_without_metadata(draw) -> None:  # type: igno
     png = draw()
     assert png == draw()
     assert chunks(png) <= {b"IHDR", b"pHYs", b"IDAT", b"IEND"}
+
+
+def test_a_row_looks_alike_in_all_panels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a panel lacks the rows before it."""
+    monkeypatch.setattr(charts, "_png", lambda figure: figure)
+    figure: Any = charts.by_yaw({"forward": {"a": YAW, "b": YAW, "c": YAW}, "backward": {"c": YAW, "b": YAW}}, "c")
+    first, second = ({line.get_label(): line.get_color() for line in axes.get_lines()} for axes in figure.axes)
+    assert len(set(first.values())) == 3 and second == {row: first[row] for row in ("c", "b")}
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "c"]

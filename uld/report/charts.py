@@ -46,17 +46,18 @@ def by_yaw(errors: dict[str, dict[str, pd.DataFrame]], main: str) -> bytes:
     """
     figure = Figure(figsize=(7.2, 4.4), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
+    names = list(dict.fromkeys(row for rows in errors.values() for row in rows))  # a panel may lack some
+    looks = dict(zip(names, _looks(names, main), strict=True))
     for number, (direction, rows) in enumerate(errors.items()):
         axes = _plain(figure.add_subplot(1, len(errors), number + 1))
-        for (row, lines), look in zip(rows.items(), _looks(rows, main), strict=True):
-            axes.plot(
-                [RANGES.index(name) for name in lines["range"]], lines["nme"], label=row, marker="o", ms=3, **look
-            )
+        for row, lines in rows.items():
+            at = [RANGES.index(name) for name in lines["range"]]
+            axes.plot(at, lines["nme"], label=row, marker="o", ms=3, **looks[row])
         axes.set(ylabel=f"{direction} NME, %", ylim=(0, None), xlim=(-0.3, len(RANGES) - 0.7))
         axes.set_xticks(range(len(RANGES)), [_words(name) for name in RANGES], fontsize=8)
-    figure.legend(
-        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8
-    )
+    drawn = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
+    shown = [drawn[row] for row in names]
+    figure.legend(handles=shown, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return _png(figure)
 
 
