@@ -182,7 +182,8 @@ def test_its_text(truth: np.ndarray) -> None:
     assert '# the params of a "test" <run>' in text
     assert "NME needs annotations" not in text
     assert "Rounds of self-training" not in text
-    assert "no test image has a known yaw" in text
+    assert "No errors by yaw: no test image has a known yaw." in text
+    assert "No pose clusters beside yaw: no round has pose clusters" in text
     assert "As published" not in text  # neither row is the paper's
     figure = json.loads(Path("metrics/found.json").read_text())["canonical"]["p5"]["dense"]["all"]
     assert f"{figure['forward_low']:.1f} – {figure['forward_high']:.1f}" in text
@@ -248,6 +249,11 @@ def test_poses_against_yaw(truth: np.ndarray) -> None:
     assert "by where the head turns" in text
     assert "From left to right in yaw" in text
     assert Path("report/poses.png").exists()
+    lines = pd.read_csv("plots/poses.csv")
+    artifacts.write_table(Path("plots/poses.csv"), lines[lines["range"].isin(["overall", "frontal"])])
+    text = re.sub(r"\s+", " ", report().text)
+    assert "by where the head turns" in text
+    assert "No pose clusters beside yaw: most heads of each of them turn the same way (frontal)." in text
     errors = pd.read_csv("plots/found/yaw.csv")
     one = errors[
         (errors[["protocol", "set", "points", "direction"]] == ["canonical", "p5", "dense", "forward"]).all(axis=1)

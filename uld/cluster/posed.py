@@ -81,12 +81,7 @@ def discover(
             f"{len(rows)} training images cannot have {p.poses} pose clusters: lower cluster.poses or give more images."
         )
     count = p.landmarks or count
-    known = previous if previous is not None and previous.label.max(initial=-1) + 1 == count else None
-    if known is None and p.landmarks is None:
-        raise ULDError(
-            f"two-stage clustering goes on with the {count} landmarks of a round: begin at one that has them, or say "
-            "in cluster.landmarks how many are to be found anew."
-        )
+    known = _last_landmarks(previous, count, p)
     chosen = np.sort(rng.permutation(rows)[: p.images])
     held = [hold(source, chosen, view) for view in label.hands(source)]
     codes = [_codes(source, one) for one in held]
@@ -97,12 +92,13 @@ def discover(
         least=p.least,
         restarts=p.restarts,
         iterations=p.iterations,
-        init=_last(codes, held, previous),
+        init=_last_poses(codes, held, previous),
     )
     points = label.pool(source, rows, detect)
     if known is None:
-        fresh = kmeans.fit(points.descriptor, count, rng, restarts=p.restarts, iterations=ITERATIONS, cap=CAP)
-        everywhere = fresh.centroids
+        everywhere = kmeans.fit(
+            points.descriptor, count, rng, restarts=p.restarts, iterations=ITERATIONS, cap=CAP
+        ).centroids
     else:
         everywhere = means_at(held, source, known, count)
     if p.within == "exemplars":
@@ -122,6 +118,22 @@ def discover(
     shown = label.picture(points, everywhere, rng)
     figures |= quality(points.descriptor, kmeans.of(points.descriptor, everywhere), rng)
     return Discovery(replace(shown, poses=kept), figures)
+
+
+def _last_landmarks(previous: Labels | None, count: int, p: TwoStageParams) -> Labels | None:
+    """Labels of the last round if its landmarks stay; None if others are to be found.
+
+    Raises:
+        ULDError: they cannot stay, and `p` does not ask for others.
+    """
+    if previous is not None and previous.label.max(initial=-1) + 1 == count:
+        return previous
+    if p.landmarks is None:
+        raise ULDError(
+            f"two-stage clustering goes on with the {count} landmarks of a round: begin at one that has them, or say "
+            "in cluster.landmarks how many are to be found anew."
+        )
+    return None
 
 
 def _codes(source: Source, held: Held) -> Floats:
@@ -149,7 +161,7 @@ def encode(source: Source, rows: Rows, view: int) -> Floats:
     return np.concatenate([source.codes(source.maps(batch, view)[1]).cpu().numpy() for batch in batches])
 
 
-def _last(codes: list[Floats], held: list[Held], previous: Labels | None) -> Floats | None:
+def _last_poses(codes: list[Floats], held: list[Held], previous: Labels | None) -> Floats | None:
     """Where the poses of the last round are now: mean codes (Q, C) of the images that they had, if there were any."""
     if previous is None or previous.pose is None:
         return None

@@ -48,7 +48,8 @@ def render(run: Run, chosen: ReportParams) -> Page:
         worst=list(worst.values()),
         landmarks=[_landmark(run, k, picture) for k, picture in exemplars.items()],
         charts=charts,
-        no_poses=_no_poses(run),
+        no_errors_by_yaw=_no_errors_by_yaw(run),
+        no_pose_accuracy=_no_pose_accuracy(run),
         strips=list(strips.values()),
         errors={name: tables.errors(run.metrics, run.protocol, name) for name in _scored(run)},
         label_free=tables.label_free(run.metrics),
@@ -64,12 +65,20 @@ def _landmark(run: Run, k: int, picture: Picture) -> Landmark:
     return Landmark(k, palette.colour(k), palette.svg(k), int(run.landmarks.counts[k]), picture)
 
 
-def _no_poses(run: Run) -> str:
-    """Why there may be no chart of poses."""
+def _no_errors_by_yaw(run: Run) -> str:
+    """Why there may be no chart of errors by yaw."""
     spans = {span for lines in run.series("yaw", "backward").values() for span in lines["range"]}
     if not spans:
         return "no test image has a known yaw"
     return f"the test images whose yaw is known all turn the same way ({', '.join(sorted(spans))})"
+
+
+def _no_pose_accuracy(run: Run) -> str:
+    """Why there may be no chart of pose clusters against yaw."""
+    if run.poses.empty:
+        return "no round has pose clusters, or no training image a known yaw"
+    spans = sorted(set(run.poses["range"]) - {"overall"})
+    return f"most heads of each of them turn the same way ({', '.join(spans)})"
 
 
 def _scored(run: Run) -> list[str]:
