@@ -107,7 +107,7 @@ def _hollow(tree: dict[str, Any]) -> Backbone:
         if isinstance(block, training.TrainParams):
             unet, codec = training.new_unet(block), Codec(None, block.factor, block.channels)
         else:
-            unet, codec = backbone.outline(backbone.fetch(block.path, block.revision), block.image_size)
+            unet, codec = backbone.outline(backbone.fetch(block.path, block.revision, configs=True), block.image_size)
         prompt = torch.empty(1, TOKENS, unet.config["cross_attention_dim"]) if backbone.conditional(unet) else None
         alphas = torch.ones(training.TIMESTEPS)
     return Backbone(unet, codec, alphas, "epsilon", prompt, block.image_size, unet.config["in_channels"], "")
@@ -260,7 +260,7 @@ def speed(dtype: str) -> float:
 def room() -> Room:
     """What this machine has."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Room(doctor.free(doctor.STORES), doctor.free(runtime._root()), memory)
+    return Room(doctor.free(doctor.STORES), doctor.free(runtime.scratch_root()), memory)
 
 
 def verdict(found: list[Way], there: Room) -> str:

@@ -180,7 +180,7 @@ def scratch(stage: str, **identity: Any) -> Path:
         ULDError: another process is at the same work.
     """
     text = json.dumps(identity, sort_keys=True, default=str)
-    folder = _root() / f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    folder = scratch_root() / f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     _lock(folder)
     if os.environ.get("ULD_RESUME", "1") == "0" and not process():
         shutil.rmtree(folder, ignore_errors=True)
@@ -192,11 +192,12 @@ def scratch(stage: str, **identity: Any) -> Path:
 
 def unnamed() -> IO[bytes]:
     """An unbuffered file in the scratch folder that has no name and vanishes when it is closed, or the process ends."""
-    _root().mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryFile(dir=_root(), buffering=0)
+    scratch_root().mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryFile(dir=scratch_root(), buffering=0)
 
 
-def _root() -> Path:
+def scratch_root() -> Path:
+    """Where unfinished work lies: `ULD_SCRATCH`, or .scratch beside dvc.yaml."""
     return Path(os.environ.get("ULD_SCRATCH") or Path(os.environ.get("DVC_ROOT", ".")) / ".scratch")
 
 

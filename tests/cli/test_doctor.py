@@ -415,6 +415,31 @@ def test_the_plan_counts_passes(ready, pixel_folder: Path) -> None:
     assert set(one.maps) == {"l00_t74", "l10_t74"} and len(three.maps) == 6
 
 
+def test_the_plan_fetches_no_weights(ready, pixel_folder: Path, tmp_path: Path, monkeypatch) -> None:
+    path, layers = ready / "params.yaml", [[0, 0], [1, 0]]
+    put(path, backbone="sd15", backbones__sd15__path=str(pixel_folder), backbones__sd15__image_size=32)
+    put(path, readout__layers=layers, starts__frozen__layers=layers[:1], starts__silk__projection__layers=layers[:1])
+    put(path, starts__silk__model__layers=layers)
+    local = plan.one_pass(params.load(path))
+
+    def hub(name: str, *, allow_patterns: list[str], local_files_only: bool, **_: object) -> str:
+        assert name == "owner/name" and not local_files_only
+        for file in pixel_folder.rglob("*.*"):
+            if any(file.relative_to(pixel_folder).match(pattern) for pattern in allow_patterns):
+                copy = tmp_path / "hub" / file.relative_to(pixel_folder)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, copy)
+        return str(tmp_path / "hub")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", hub)
+    monkeypatch.setenv("ULD_OFFLINE", "0")
+    put(path, backbones__sd15__path="owner/name")
+    assert plan.one_pass(params.load(path)) == local
+    assert {file.suffix for file in (tmp_path / "hub").rglob("*.*")} == {".json"}
+    backbone.fetch("owner/name")
+    assert (tmp_path / "hub/unet/diffusion_pytorch_model.safetensors").is_file()
+
+
 def test_host_memory_by_hand(ready, monkeypatch) -> None:
     """docs/scale.md, 'What is kept on disk'; each part in turn is the largest."""
     put(ready / "params.yaml", roi__crop=8)

@@ -27,6 +27,8 @@ from uld.params import CLOSED
 SIDECAR = "uld.json"
 REFERENCE = "reference.json"
 PROMPT = "empty_prompt.safetensors"
+CONFIGS = ["*.json", "unet/*.json", "vae/*.json", "scheduler/*.json"]  # what is fetched from a hub
+PARTS = ["*.json", "unet/*", "vae/*", "scheduler/*", "text_encoder/*", "tokenizer/*", PROMPT]
 UNETS = ("UNet2DModel", "UNet2DConditionModel")
 # keys of a UNet's config.json that make it want an input beside image, timestep and text
 MORE = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type", "encoder_hid_dim")
@@ -180,26 +182,32 @@ def resolve(folder: Path) -> tuple[str, dict[str, Any]]:
     return str(folder), {}
 
 
-def fetch(path: str, revision: str | None = None) -> Path:
-    """The local folder of a path or hub id; the hub is asked only with `ULD_OFFLINE=0`."""
+def fetch(path: str, revision: str | None = None, configs: bool = False) -> Path:
+    """The local folder of a path or hub id; the hub is asked only with `ULD_OFFLINE=0`.
+
+    Args:
+        configs: these are enough, so no weights come from the hub.
+
+    Raises:
+        BackboneError: no such folder; nothing in the local cache and no download; no `unet/` or `scheduler/` in it.
+    """
     if Path(path).is_dir():
         root = Path(path)
     elif path.count("/") != 1 or path.startswith((".", "/", "~")):
         # looked at first: diffusers would blame the network for a missing folder
         raise BackboneError(f"backbone folder {path} does not exist: give a diffusers folder or a hub id 'owner/name'.")
     else:
-        root = _snapshot(path, revision)
+        root = _snapshot(path, revision, CONFIGS if configs else PARTS)
     for part in ("unet", "scheduler"):
         if not (root / part).is_dir():
             raise BackboneError(f"{root} is no diffusers folder: it has no '{part}/' (needed: unet/, scheduler/).")
     return root
 
 
-def _snapshot(name: str, revision: str | None) -> Path:
+def _snapshot(name: str, revision: str | None, wanted: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    wanted = ["unet/*", "vae/*", "scheduler/*", "text_encoder/*", "tokenizer/*", "*.json", PROMPT]
     try:
         return Path(
             snapshot_download(
