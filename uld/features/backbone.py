@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from uld import runtime
 from uld.errors import BackboneError, NotInstalled
+from uld.features import fewcells
 from uld.params import CLOSED
 
 SIDECAR = "uld.json"
@@ -117,6 +118,8 @@ def load(folder: Path, dtype: str = "float32", trained: bool = True) -> Backbone
     parts: list[Any] = [unet, codec]
     for module in parts:
         module.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        if device.type == "cpu":
+            fewcells.quicken(module)
     return Backbone(
         unet,
         codec,
