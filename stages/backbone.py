@@ -9,7 +9,7 @@ import torch
 
 from uld import artifacts, params, runtime
 from uld.crops import Crops
-from uld.features import backbone, training
+from uld.features import pinned, training
 
 OUT = Path("artifacts/backbone")
 METRICS = Path("metrics/backbone.json")
@@ -17,10 +17,10 @@ METRICS = Path("metrics/backbone.json")
 
 def main() -> None:
     name = params.read(str, "backbone")
-    block = params.read(training.TrainParams | backbone.PinnedParams, f"backbones.{name}")
+    block = params.read(training.TrainParams | pinned.PinnedParams, f"backbones.{name}")
     OUT.mkdir(parents=True, exist_ok=True)
-    if isinstance(block, backbone.PinnedParams):
-        (OUT / backbone.REFERENCE).write_text(json.dumps(backbone.pin(block), indent=1, sort_keys=True) + "\n")
+    if isinstance(block, pinned.PinnedParams):
+        (OUT / pinned.REFERENCE).write_text(json.dumps(pinned.pin(block), indent=1, sort_keys=True) + "\n")
         artifacts.write_json(METRICS, {})
         return
     crops = Crops(Path("artifacts/roi/crops.zarr"))

@@ -17,7 +17,7 @@ from uld.artifacts import Labels, Landmarks, Predictions
 from uld.crops import Crops
 from uld.detector import Detector, RowParams
 from uld.errors import ArtifactError, BackboneError
-from uld.features import aggregated, backbone, extract
+from uld.features import aggregated, backbone, extract, pinned
 from uld.features.extract import NetworkParams, ViewParams
 from uld.features.extractor import Extractor, ReadoutParams
 from uld.features.online import open_store
@@ -322,8 +322,8 @@ def test_other_kinds_of_features(kind: str, tmp_path: Path, pixel_folder: Path) 
     if kind == "pinned":
         model = tmp_path / "reference"
         model.mkdir()
-        block = backbone.PinnedParams("pinned", str(pixel_folder), None, None, 32)
-        (model / "reference.json").write_text(json.dumps(backbone.pin(block)))
+        block = pinned.PinnedParams("pinned", str(pixel_folder), None, None, 32)
+        (model / "reference.json").write_text(json.dumps(pinned.pin(block)))
     reduction = ReduceParams(6, 4) if kind == "reduced" else None
     project = Project(tmp_path, model, kind != "untrained", reduction)
     _, predictions, folder = project.discover()

@@ -10,9 +10,9 @@ from uld.detector import RoundParams, RowParams
 from uld.errors import ParamsError
 from uld.evaluate.protocols import EvaluateParams
 from uld.features.aggregated import AggregatedParams
-from uld.features.backbone import PinnedParams
 from uld.features.extract import NetworkParams
 from uld.features.extractor import ReadoutParams
+from uld.features.pinned import PinnedParams
 from uld.features.reduce import ReduceParams
 from uld.features.training import TrainParams
 from uld.models.frozen import FrozenParams

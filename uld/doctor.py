@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from uld import artifacts, blocks, datasets, params, roi, runtime
 from uld.errors import NotInstalled, ULDError
-from uld.features import backbone
+from uld.features import backbone, pinned
 from uld.features.training import TrainParams
 from uld.models import aggregator
 
@@ -175,14 +175,14 @@ def _backbone(tree: dict[str, Any]) -> str:
         return f"{tree['backbone']}: trained by the stage backbone"
     if _remote(block):
         return f"{tree['backbone']}: {block.path} comes from the hub when the stage runs (ULD_OFFLINE=0)"
-    root = backbone.fetch(block.path, block.revision)
+    root = pinned.fetch(block.path, block.revision)
     backbone.check(root, block.variant, block.image_size)
     if backbone.encodes(root) and not _installed("transformers"):
         raise NotInstalled("the text encoder needs `pip install 'uld[sd]'`, or store empty_prompt.safetensors.")
     return f"{tree['backbone']}: {root}"
 
 
-def _remote(block: TrainParams | backbone.PinnedParams) -> bool:
+def _remote(block: TrainParams | pinned.PinnedParams) -> bool:
     """Whether the backbone is on the hub and may be fetched: nothing is downloaded to look at it."""
     return not isinstance(block, TrainParams) and not Path(block.path).is_dir() and not runtime.offline()
 
@@ -251,5 +251,5 @@ def _unet(tree: dict[str, Any]) -> tuple[list[int], int, int]:
     block = blocks.read(f"backbones.{tree['backbone']}", tree)
     if isinstance(block, TrainParams):
         return list(block.widths), block.image_size // block.factor, block.channels * block.factor**2
-    unet, codec = backbone.outline(backbone.fetch(block.path, block.revision), block.image_size)
+    unet, codec = backbone.outline(pinned.fetch(block.path, block.revision), block.image_size)
     return list(unet.config["block_out_channels"]), block.image_size // codec.factor, unet.config["in_channels"]

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from uld import blocks, doctor, runtime
 from uld.bootstrap import BootstrapParams
-from uld.features import backbone, training
+from uld.features import backbone, pinned, training
 from uld.features.backbone import DTYPES, Backbone, Codec
 from uld.features.extract import NetworkParams
 from uld.features.extractor import Extractor
@@ -107,7 +107,7 @@ def _hollow(tree: dict[str, Any]) -> Backbone:
         if isinstance(block, training.TrainParams):
             unet, codec = training.new_unet(block), Codec(None, block.factor, block.channels)
         else:
-            unet, codec = backbone.outline(backbone.fetch(block.path, block.revision, configs=True), block.image_size)
+            unet, codec = backbone.outline(pinned.fetch(block.path, block.revision, configs=True), block.image_size)
         prompt = torch.empty(1, TOKENS, unet.config["cross_attention_dim"]) if backbone.conditional(unet) else None
         alphas = torch.ones(training.TIMESTEPS)
     return Backbone(unet, codec, alphas, "epsilon", prompt, block.image_size, unet.config["in_channels"], "")

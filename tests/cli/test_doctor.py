@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from uld import blocks, doctor, edit, params, plan, presets, runtime
-from uld.features import backbone
+from uld.features import backbone, pinned
 from uld.features.extractor import Extractor, ReadoutParams
 
 ROOT = Path(__file__).parents[2]
@@ -436,7 +436,7 @@ def test_the_plan_fetches_no_weights(ready, pixel_folder: Path, tmp_path: Path, 
     put(path, backbones__sd15__path="owner/name")
     assert plan.one_pass(params.load(path)) == local
     assert {file.suffix for file in (tmp_path / "hub").rglob("*.*")} == {".json"}
-    backbone.fetch("owner/name")
+    pinned.fetch("owner/name")
     assert (tmp_path / "hub/unet/diffusion_pytorch_model.safetensors").is_file()
 
 
@@ -536,7 +536,7 @@ def test_gpus_share_the_work(ready, monkeypatch, capsys) -> None:
 def test_the_hub_is_not_asked(ready, monkeypatch) -> None:
     put(ready / "params.yaml", backbone="sd15", backbones__sd15__path="owner/name")
     monkeypatch.setenv("ULD_OFFLINE", "0")
-    monkeypatch.setattr(backbone, "_snapshot", lambda *_: pytest.fail("downloads"))
+    monkeypatch.setattr(pinned, "_snapshot", lambda *_: pytest.fail("downloads"))
     assert "comes from the hub" in findings()["backbone"].detail
 
 

@@ -10,9 +10,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
 from safetensors.torch import load_file
 
 from uld.errors import BackboneError
-from uld.features import backbone
-from uld.features.backbone import PinnedParams
+from uld.features import backbone, pinned
 from uld.features.extractor import Extractor, ReadoutParams
+from uld.features.pinned import PinnedParams
 
 CLIP_LETTERS = [chr(code) for code in range(33, 127)]
 
@@ -31,7 +31,7 @@ def pin(artifacts: Path, folder: Path, **changes: object) -> Path:
     """An artifacts/backbone/ folder that refers to `folder`, as the stage writes it."""
     block = {"kind": "pinned", "path": str(folder), "revision": None, "variant": None, "image_size": 16} | changes
     artifacts.mkdir(exist_ok=True)
-    (artifacts / "reference.json").write_text(json.dumps(backbone.pin(PinnedParams(**block))))
+    (artifacts / "reference.json").write_text(json.dumps(pinned.pin(PinnedParams(**block))))
     return artifacts
 
 
@@ -244,7 +244,7 @@ def test_a_reference_gives_what_the_folder_gives(sd_folder: Path, tmp_path: Path
 def test_the_fingerprint_is_of_the_content_and_not_of_the_place(sd_folder: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(sd_folder, tmp_path / "elsewhere")
     (moved / "README.md").write_text("not used")
-    assert backbone.fingerprint_of(moved) == backbone.fingerprint_of(sd_folder)
+    assert pinned.fingerprint_of(moved) == pinned.fingerprint_of(sd_folder)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_the_fingerprint_is_of_the_content_and_not_of_the_place(sd_folder: Path,
     ["unet/config.json", "vae/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json", "uld.json"],
 )
 def test_changed_content_is_refused(sd_folder: Path, tmp_path: Path, part: str) -> None:
-    pinned = pin(tmp_path / "backbone", sd_folder)
+    folder = pin(tmp_path / "backbone", sd_folder)
     with (sd_folder / part).open("ab") as file:
         file.write(b" ")
-    assert "has changed since the backbone stage pinned it: run `dvc repro -f backbone`" in refused(pinned)
+    assert "has changed since the backbone stage pinned it: run `dvc repro -f backbone`" in refused(folder)

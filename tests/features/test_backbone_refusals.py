@@ -12,8 +12,8 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
 from uld.errors import BackboneError
-from uld.features import backbone
-from uld.features.backbone import PinnedParams
+from uld.features import backbone, pinned
+from uld.features.pinned import PinnedParams
 
 
 def refused(folder: Path) -> str:
@@ -36,7 +36,7 @@ def test_a_missing_folder_does_not_blame_the_network() -> None:
 
 def refused_path(path: str) -> str:
     with pytest.raises(BackboneError) as caught:
-        backbone.pin(PinnedParams("pinned", path, None, None, 64))
+        pinned.pin(PinnedParams("pinned", path, None, None, 64))
     return str(caught.value)
 
 

@@ -9,13 +9,14 @@ from diffusers import UNet2DConditionModel
 
 from uld.errors import BackboneError
 from uld.features import backbone
-from uld.features.backbone import Backbone, Codec, PinnedParams
+from uld.features.backbone import Backbone, Codec
 from uld.features.extractor import Extractor, ReadoutParams
+from uld.features.pinned import PinnedParams, pin
 
 
-def pinned(folder: Path, at: Path, size: int) -> Path:
+def link(folder: Path, at: Path, size: int) -> Path:
     at.mkdir()
-    reference = backbone.pin(PinnedParams("pinned", str(folder), None, None, size))
+    reference = pin(PinnedParams("pinned", str(folder), None, None, size))
     (at / "reference.json").write_text(json.dumps(reference))
     return at
 
@@ -23,7 +24,7 @@ def pinned(folder: Path, at: Path, size: int) -> Path:
 @pytest.mark.parametrize("size", [8, 12, 16, 20, 24, 40])
 def test_any_multiple_of_what_the_network_halves(sd_folder: Path, tmp_path: Path, size: int) -> None:
     """It was made for 16; it halves twice, in the VAE and in the UNet. Crops of any size are resized to it."""
-    model = backbone.load(pinned(sd_folder, tmp_path / "backbone", size))
+    model = backbone.load(link(sd_folder, tmp_path / "backbone", size))
     readout = ReadoutParams(((0, 1), (1, 0)), (20,), "add_noise", 50, "float32")
     reader = Extractor(model, readout, 0)
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(4))
@@ -37,7 +38,7 @@ def test_any_multiple_of_what_the_network_halves(sd_folder: Path, tmp_path: Path
 @pytest.mark.parametrize("size", [10, 17, 18])
 def test_no_other_size(sd_folder: Path, tmp_path: Path, size: int) -> None:
     with pytest.raises(BackboneError, match=f"image_size {size} must be a multiple of 4 for this model"):
-        backbone.load(pinned(sd_folder, tmp_path / "backbone", size))
+        backbone.load(link(sd_folder, tmp_path / "backbone", size))
 
 
 @pytest.fixture(scope="module")

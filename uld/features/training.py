@@ -24,7 +24,8 @@ from torch import Tensor
 from uld import runtime
 from uld.artifacts import atomic
 from uld.errors import BackboneError
-from uld.features.backbone import SIDECAR, Codec
+from uld.features.backbone import Codec
+from uld.features.pinned import SIDECAR
 from uld.params import CLOSED
 
 TIMESTEPS = 1000
