@@ -7,6 +7,7 @@ on the low side.
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from timing import measure, report, run, same
 
@@ -34,7 +35,8 @@ def synthetic(images: int, landmarks: int, points: int) -> Inputs:
     predictions = Predictions(names, split, xy, certain, xy, certain, xy[:, None], np.zeros(1, bool))
     boxes = np.tile([0.0, 0.0, 256.0, 256.0], (images, 1))
     sets = {"p": AnnotationSet(shape.astype(np.float32), (0,), (1,))}
-    return Inputs(predictions, boxes, np.full((images, 2), 256.0), sets, 0, np.full(images, np.nan))
+    index = pd.DataFrame({"width": 256, "height": 256, "yaw": np.nan}, index=names)
+    return Inputs(predictions, boxes, index, sets, 0)
 
 
 def ours(inputs: Inputs, params: EvaluateParams) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def main() -> None:
 
 def _run(work: Callable[[], None]) -> None:
     """A clear line and an exit code in place of a traceback for what a user can cause."""
-    from uld import runtime  # brings torch, which --help need not wait for
+    from uld import runtime  # brings numpy, which --help need not wait for
 
     runtime.run(work)
 

@@ -27,13 +27,15 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from uld.errors import ParamsError, ULDError
+
+if TYPE_CHECKING:  # torch takes two seconds to import, and not every stage computes with it
+    import torch
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -44,12 +46,14 @@ _fitting: list[int] = []  # images a pass that the GPU's memory was seen to hold
 _locks: dict[Path, int] = {}  # open files that lock the scratch folders that this process uses
 
 
-def device() -> torch.device:
+def device() -> "torch.device":
     """The torch device to compute on, from `ULD_DEVICE`; of several processes each has its own GPU.
 
     Raises:
         ULDError: it is none, this torch sees no GPU, or several processes would share one.
     """
+    import torch
+
     name = os.environ.get("ULD_DEVICE", "auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -87,6 +91,8 @@ def in_batches(compute: Callable[[int, int], T], count: int) -> Iterator[tuple[i
     Raises:
         ULDError: the GPU has no memory for a single image.
     """
+    import torch
+
     start = 0
     while start < count:
         size = min(batch_size(), count - start)
@@ -156,8 +162,10 @@ def rng(seed: int, purpose: str, *stream: int) -> np.random.Generator:
     return np.random.default_rng(_seeds(seed, purpose, stream))
 
 
-def torch_rng(seed: int, purpose: str, *stream: int) -> torch.Generator:
+def torch_rng(seed: int, purpose: str, *stream: int) -> "torch.Generator":
     """CPU torch generator of the stream (seed, purpose, *stream)."""
+    import torch
+
     words = _seeds(seed, purpose, stream).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
 
@@ -185,6 +193,8 @@ def scratch(stage: str, **identity: Any) -> Path:
     if os.environ.get("ULD_RESUME", "1") == "0" and not process():
         shutil.rmtree(folder, ignore_errors=True)
     if processes() > 1:
+        import torch
+
         torch.distributed.barrier()  # none sees state that the first one discards
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -256,7 +266,7 @@ def interruptible() -> Iterator[Interrupt]:
 def run(main: Callable[[], None]) -> None:
     """Run a stage or command: a clear message and an exit code in place of a traceback for what a user can cause."""
     try:
-        torch.set_num_threads(threads())
+        _limit_threads()
         main()
     except Interrupted as error:
         print(f"interrupted: {error}", file=sys.stderr)
@@ -268,8 +278,7 @@ def run(main: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except RuntimeError as error:
-        # gloo has no exceptions of its own
-        if processes() == 1 or not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+        if processes() == 1 or not _lost(error):
             raise
         print(f"error: this stage's processes have lost each other ({error}): run again to go on.", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
@@ -278,3 +287,18 @@ def run(main: Callable[[], None]) -> None:
             raise
         print(f"error: {error}. Free or unlock the place and run again: finished work is kept.", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
+
+
+def _limit_threads() -> None:
+    """Give torch `threads()`, whether it is there or imported later."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads())
+    else:
+        os.environ["OMP_NUM_THREADS"] = str(threads())
+
+
+def _lost(error: RuntimeError) -> bool:
+    """Whether it says that another process of this stage cannot be reached."""
+    import torch
+
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)  # gloo has no errors of its own

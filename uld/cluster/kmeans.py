@@ -2,12 +2,13 @@
 
 import logging
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from uld import runtime
 from uld.cluster.spool import Table, pieces
@@ -69,8 +70,8 @@ def fit(
     else:
         log.warning("k-means is fitted on %d of %d points (cap)", cap, len(x))
         used = x[np.sort(rng.choice(len(x), cap, replace=False))]
-    with threadpool_limits(runtime.threads() if used.size * k > ONE_THREAD else 1):
-        starts = [_fill_empty(used, init)] if init is not None else [_seeds(used, k, rng) for _ in range(restarts)]
+    starts = _seeds(used, k, rng, restarts) if init is None else [_fill_empty(used, init)]
+    with _pools().limit(limits=_threads(used.size * k)):
         centroids, _ = min((_lloyd(used, start, iterations) for start in starts), key=lambda run: run[1])
         labels, distance = nearest(x, centroids)
     counts = np.bincount(labels, minlength=k)
@@ -88,7 +89,7 @@ def nearest(x: Table, centroids: NDArray[np.float32]) -> tuple[NDArray[np.int64]
     if on_gpu(work):
         index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatL2(centroids.shape[1]))
         index.add(centroids)
-    with threadpool_limits(runtime.threads() if work > ONE_THREAD else 1):
+    with _pools().limit(limits=_threads(work)):
         for piece in pieces(len(x)):
             found = faiss.knn(x[piece], centroids, 1) if index is None else index.search(x[piece], 1)
             distance[piece], label[piece] = (column[:, 0] for column in found)
@@ -118,14 +119,28 @@ def _check(x: Table, k: int, cap: int) -> None:
         raise ULDError(f"{bad} of {len(x)} descriptors are not finite: the features are broken, make them anew.")
 
 
-def _seeds(x: NDArray[np.float32], k: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """k-means++ seeds (K, D) (Arthur and Vassilvitskii 2007)."""
-    from sklearn.cluster import kmeans_plusplus  # a second, and finding the nearest centroid needs none
+@cache
+def _pools() -> ThreadpoolController:
+    """The thread pools that faiss computes in; to look for them takes longer than to place an image's points."""
+    return ThreadpoolController()
 
-    if len(x) > max(SEEDING_POINTS, k):
-        x = x[rng.choice(len(x), max(SEEDING_POINTS, k), replace=False)]
-    seeds, _ = kmeans_plusplus(x, k, random_state=int(rng.integers(2**31)))
-    return np.asarray(seeds, dtype=np.float32)
+
+def _threads(work: int) -> int:
+    return runtime.threads() if work > ONE_THREAD else 1
+
+
+def _seeds(x: NDArray[np.float32], k: int, rng: np.random.Generator, restarts: int) -> list[NDArray[np.float32]]:
+    """k-means++ seeds (K, D), anew for each restart (Arthur and Vassilvitskii 2007)."""
+    from sklearn.cluster import kmeans_plusplus  # two seconds, and finding the nearest centroid needs none
+
+    seeds = []
+    with threadpool_limits(_threads(x.size * k)):
+        for _ in range(restarts):
+            some = x
+            if len(x) > max(SEEDING_POINTS, k):
+                some = x[rng.choice(len(x), max(SEEDING_POINTS, k), replace=False)]
+            seeds.append(kmeans_plusplus(some, k, random_state=int(rng.integers(2**31)))[0])
+    return [np.asarray(one, dtype=np.float32) for one in seeds]
 
 
 def _lloyd(x: NDArray[np.float32], start: NDArray[np.float32], iterations: int) -> tuple[NDArray[np.float32], float]:

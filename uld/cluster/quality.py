@@ -3,11 +3,9 @@
 from collections.abc import Callable
 
 import numpy as np
-import sklearn
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from sklearn.metrics import calinski_harabasz_score, silhouette_score
 
 from uld import coords, runtime
 from uld.cluster.kmeans import Clusters
@@ -71,6 +69,10 @@ def _scores(x: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, floa
     """Silhouette and Calinski-Harabasz score; nothing where they are not defined."""
     if not 2 <= len(np.unique(labels)) < len(labels):
         return {}
+    # two seconds, and whoever only finds landmarks needs no scores
+    import sklearn
+    from sklearn.metrics import calinski_harabasz_score, silhouette_score
+
     with sklearn.config_context(working_memory=64):  # MiB of pairwise distances at a time
         silhouette = float(silhouette_score(x, labels))
     return {"silhouette": silhouette, "calinski_harabasz": float(calinski_harabasz_score(x, labels))}

@@ -5,6 +5,7 @@ N images in the order of boxes.csv, K discovered landmarks, P annotated points.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,26 @@ Array = NDArray[np.float64]
 class Inputs:
     """All that the evaluation of one table row reads.
 
-    boxes (N, 4) x1, y1, x2, y2 as edges; sizes (N, 2) width and height, image pixels; sets: the mark-ups with
+    boxes (N, 4) x1, y1, x2, y2 as edges; index: what the data set says of the N images; sets: the mark-ups with
     xy (N, P, 2) aligned with the predictions, NaN where an image or a point is not annotated; missed: images of the
-    data set without an object box, hence without predictions; yaw (N,): degrees, NaN where it is not known.
+    data set without an object box, hence without predictions.
     """
 
     predictions: Predictions
     boxes: Array
-    sizes: Array
+    index: pd.DataFrame
     sets: dict[str, AnnotationSet]
     missed: int
-    yaw: Array
+
+    @property
+    def sizes(self) -> Array:
+        """(N, 2) width and height in pixels."""
+        return self.index[["width", "height"]].to_numpy(dtype=np.float64)
+
+    @cached_property
+    def yaw(self) -> Array:
+        """(N,) degrees, NaN where it is not known."""
+        return yaw.of_images(self.index, self.sets)
 
 
 @dataclass(frozen=True)
@@ -67,15 +77,12 @@ def load(row: str, folder: Path = Path("artifacts")) -> Inputs:
         raise ArtifactError(f"predictions of '{row}' do not fit boxes.csv: run `dvc repro predict@{row}`.")
     index = artifacts.read_table(folder / "data" / "index.csv", "data").set_index("image")
     missing = artifacts.read_table(folder / "roi" / "missing.csv", "roi")
-    index = index.reindex(predictions.images)
-    sets = align(artifacts.read_annotations(folder / "data" / "annotations.h5"), predictions.images)
     return Inputs(
         predictions,
         boxes[["x1", "y1", "x2", "y2"]].to_numpy(dtype=np.float64),
-        index[["width", "height"]].to_numpy(dtype=np.float64),
-        sets,
+        index.reindex(predictions.images),
+        align(artifacts.read_annotations(folder / "data" / "annotations.h5"), predictions.images),
         len(missing),
-        yaw.of_images(index, sets),
     )
 
 
