@@ -8,7 +8,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export DVC_NO_ANALYTICS := 1
-# packages are compiled when they are first imported, which takes a minute less than all of them ahead
+# most modules of most packages are never imported: each is compiled when it is, not all of them ahead
 export PYTHONDONTWRITEBYTECODE :=
 
 SEEDS ?= 0 1 2

@@ -108,21 +108,20 @@ def test_threads_are_of_the_cores_that_a_job_may_use(monkeypatch: pytest.MonkeyP
     assert runtime.threads() == 32
 
 
-def test_torch_obeys_whenever_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+def printed(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT, check=True, text=True).stdout
+
+
+@pytest.mark.parametrize("first", ["import torch", "main = lambda: __import__('torch')"])
+def test_torch_obeys_whenever_it_is_imported(first: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ULD_THREADS", "1")
-    for place in ("import torch", "main = lambda: __import__('torch')"):
-        code = f"from uld import runtime\nmain = list\n{place}\nruntime.run(main)\nimport torch"
-        code = f"{code}\nprint(torch.get_num_threads())"
-        assert (
-            subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT, check=True).stdout == b"1\n"
-        )
+    code = f"from uld import runtime\nmain = list\n{first}\nruntime.run(main)\nimport torch"
+    assert printed(f"{code}\nprint(torch.get_num_threads())") == "1\n"
 
 
 def test_scoring_needs_no_torch() -> None:
     code = "import sys, stages.regress, stages.evaluate\nprint({'torch', 'sklearn'} & {*sys.modules})"
-    assert (
-        subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT, check=True).stdout == b"set()\n"
-    )
+    assert printed(code) == "set()\n"
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "many", "1.5", ""])
