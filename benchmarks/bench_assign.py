@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from timing import Ways, measure, report, run, same
 
-from uld import nms, runtime
-from uld.cluster import assign
+from uld.base import random
+from uld.geometry import peaks
+from uld.landmarks import assign
 
 Ints = NDArray[np.int64]
 
@@ -16,11 +17,11 @@ def main(small: bool) -> None:
     repeats = 1 if small else 5
     exemplars(20 if small else 5000, 30 if small else 300, 10, repeats)
     dense(4 if small else 256, 64, 8 if small else 32, 10, repeats)
-    peaks(4 if small else 256, 16 if small else 64, repeats)
+    maxima(4 if small else 256, 16 if small else 64, repeats)
 
 
 def exemplars(images: int, points: int, k: int, repeats: int) -> None:
-    rng = runtime.rng(0, "bench-exemplars")
+    rng = random.rng(0, "bench-exemplars")
     image = np.repeat(np.arange(images), points)
     label = rng.integers(k, size=len(image))
     distance = rng.random(len(image), dtype=np.float32)
@@ -71,7 +72,7 @@ def dense(images: int, size: int, grid: int, k: int, repeats: int) -> None:
     report(f"dense, {images} images, D={size}, G={grid}, K={k}", seconds, images, "images", "loop over images")
 
 
-def peaks(images: int, grid: int, repeats: int) -> None:
+def maxima(images: int, grid: int, repeats: int) -> None:
     rng = torch.Generator().manual_seed(0)
     heat = torch.rand(images, grid, grid, generator=rng)
     inside = torch.rand(images, grid, grid, generator=rng) < 0.8
@@ -89,7 +90,7 @@ def peaks(images: int, grid: int, repeats: int) -> None:
             lines += sorted(found, key=lambda line: -line[3])[:cap]
         return np.array(lines, dtype=np.float32)
 
-    ways: Ways = {"uld": lambda: nms.peaks(heat, inside, radius, threshold, cap), "loop over images": loop}
+    ways: Ways = {"uld": lambda: peaks.peaks(heat, inside, radius, threshold, cap), "loop over images": loop}
     seconds, found = measure(ways, repeats)
     ours = found["uld"]
     columns = np.column_stack([ours.image, ours.xy, ours.score])

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from timing import report, run, same
 
-from uld import runtime
-from uld.cluster import assign, kmeans, label
-from uld.cluster.detect import Points
-from uld.cluster.label import Pool
+from uld.base import random, runtime
+from uld.cluster import kmeans
 from uld.cluster.spool import Spool
+from uld.landmarks import assign, label
+from uld.landmarks.detect import Points
+from uld.landmarks.label import Pool
 
 K, ITERATIONS = 10, 20
 IMAGES = 1_000  # made at a time
@@ -26,7 +27,7 @@ Labelled = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]  # i
 
 def points(images: int, each: int, size: int) -> Iterator[Points]:
     """Points of unit length around more directions than clusters, some images at a time: never all of them."""
-    rng = runtime.rng(0, "bench-cluster")
+    rng = random.rng(0, "bench-cluster")
     home = start(size, 3 * K)
     for first in range(0, images, IMAGES):
         image = np.repeat(np.arange(first, min(first + IMAGES, images)), each)
@@ -38,7 +39,7 @@ def points(images: int, each: int, size: int) -> Iterator[Points]:
 
 def start(size: int, count: int) -> NDArray[np.float32]:
     """Directions (count, D)."""
-    return runtime.rng(0, "bench-home").standard_normal((count, size), dtype=np.float32)
+    return random.rng(0, "bench-home").standard_normal((count, size), dtype=np.float32)
 
 
 def ours(images: int, each: int, size: int, cap: int) -> Labelled:
@@ -49,7 +50,7 @@ def ours(images: int, each: int, size: int, cap: int) -> Labelled:
         descriptors.append(batch.descriptor)
     image, xy = (np.concatenate(column) for column in zip(*parts, strict=True))
     pool = Pool(image, np.zeros(len(image), np.int64), xy, descriptors)
-    rng = runtime.rng(0, "fit")
+    rng = random.rng(0, "fit")
     init = start(size, K)
     clusters = kmeans.fit(descriptors, K, rng, restarts=1, iterations=ITERATIONS, cap=cap, init=init)
     kept, own = label.closest(pool, clusters.centroids)
@@ -62,7 +63,7 @@ def held(images: int, each: int, size: int, cap: int) -> Labelled:
     parts = [(batch.image, batch.xy, batch.descriptor) for batch in points(images, each, size)]
     image, xy, x = (np.concatenate(column) for column in zip(*parts, strict=True))
     assert np.isfinite(x).all()
-    used = x[np.sort(runtime.rng(0, "fit").choice(len(x), cap, replace=False))] if len(x) > cap else x
+    used = x[np.sort(random.rng(0, "fit").choice(len(x), cap, replace=False))] if len(x) > cap else x
     with threadpool_limits(runtime.threads() if used.size * K > kmeans.ONE_THREAD else 1):
         limits = {"max_points_per_centroid": len(used), "min_points_per_centroid": 1}
         trainer = faiss.Kmeans(size, K, niter=ITERATIONS, **limits)

@@ -11,8 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from timing import measure, report, run, same
 
-from uld import runtime
-from uld.artifacts import AnnotationSet, Predictions
+from uld.artifacts.annotations import AnnotationSet
+from uld.artifacts.predictions import Predictions
+from uld.base import random
 from uld.evaluate.cases import Case, Inputs, cases
 from uld.evaluate.protocols import EvaluateParams, choose
 from uld.evaluate.regressors import draw, regress
@@ -24,7 +25,7 @@ Array = NDArray[np.float64]
 
 def synthetic(images: int, landmarks: int, points: int) -> Inputs:
     """Noisy linear landmarks of random shapes, all detected; three in four images are for training."""
-    rng = runtime.rng(SEED, "bench-evaluate")
+    rng = random.rng(SEED, "bench-evaluate")
     hidden = rng.normal(size=(images, 8))
     shape = 128 + 20 * (hidden @ rng.normal(size=(8, 2 * points))).reshape(images, points, 2)
     found = 128 + 20 * (hidden @ rng.normal(size=(8, 2 * landmarks))).reshape(images, landmarks, 2)
@@ -78,7 +79,7 @@ def _errors(case: Case, rows: NDArray[np.int64], way: str) -> Array:
 
 
 def _interval(errors: Array, draws: int) -> list[float]:
-    rng = runtime.rng(SEED, "bootstrap")
+    rng = random.rng(SEED, "bootstrap")
     means = [100 * errors[rng.integers(len(errors), size=len(errors))].mean() for _ in range(draws)]
     return [float(end) for end in np.quantile(means, [0.025, 0.975])]
 

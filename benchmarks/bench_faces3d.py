@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 from timing import Ways, measure, report, run, same
 
-from uld.faces3d import head, render
-from uld.faces3d.photo import photo
+from uld.datasets.heads3d import head, render
+from uld.datasets.heads3d.photo import photo
 
 Floats = NDArray[np.floating]
 

@@ -8,10 +8,10 @@ import torch
 from timing import measure, report, run, same
 from torch import Tensor
 
-from uld import params, runtime
-from uld.features import training
-from uld.features.backbone import Backbone, Codec
-from uld.features.extractor import Extractor, ReadoutParams, name
+from uld.base import params, random, runtime
+from uld.diffusion import training
+from uld.diffusion.backbone import Backbone, Codec
+from uld.diffusion.extractor import Extractor, ReadoutParams, name
 
 TARGET = 30  # images a second on two cores
 PARAMS = Path(__file__).parents[1] / "params.yaml"
@@ -57,7 +57,7 @@ def main(small: bool) -> None:
     readout = params.read(ReadoutParams, "readout", PARAMS)
     extractor = Extractor(backbone(config), readout, seed=0)
     size = config.image_size
-    images = torch.from_numpy(runtime.rng(0, "bench-features").random((count, 3, size, size), dtype=np.float32))
+    images = torch.from_numpy(random.rng(0, "bench-features").random((count, 3, size, size), dtype=np.float32))
     batch = runtime.batch_size()
 
     def ours() -> dict[str, Tensor]:

@@ -5,8 +5,8 @@ import torch
 from numpy.typing import NDArray
 from timing import Ways, measure, report, run, same
 
-from uld import runtime
-from uld.heatmaps import render
+from uld.base import random, runtime
+from uld.geometry.heatmaps import render
 
 POINTS, SIGMA = 10, 1.0
 
@@ -26,7 +26,7 @@ def loop(xy: NDArray[np.float32], grid: int) -> NDArray[np.float32]:
 def main(small: bool) -> None:
     images, repeats = (3, 1) if small else (24, 51)
     for grid in (32, 64):
-        xy = runtime.rng(0, "bench-heatmaps").uniform(0, grid - 1, (images, POINTS, 2)).astype(np.float32)
+        xy = random.rng(0, "bench-heatmaps").uniform(0, grid - 1, (images, POINTS, 2)).astype(np.float32)
         xy[::3, 0] = np.nan
         points = torch.from_numpy(xy).to(runtime.device())
         ways: Ways = {

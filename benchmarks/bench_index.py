@@ -10,8 +10,11 @@ import numpy as np
 import pandas as pd
 from timing import Ways, measure, report, run, same
 
-from uld import artifacts, runtime
-from uld.artifacts import Annotations, AnnotationSet, Predictions
+from uld.artifacts.annotations import Annotations, AnnotationSet, read_annotations, write_annotations
+from uld.artifacts.boxes import read_boxes
+from uld.artifacts.files import write_table
+from uld.artifacts.predictions import Predictions, read_predictions, write_predictions
+from uld.base import random
 from uld.evaluate.cases import align
 
 LANDMARKS, VIEWS, POINTS = 10, 4, 68
@@ -20,7 +23,7 @@ FIELDS = ("xy", "score", "dense_xy", "dense_score", "view_xy")
 
 def tables(rows: int) -> tuple[pd.DataFrame, Predictions, Annotations]:
     """Random boxes.csv, predictions and annotations of `rows` images, the annotations in another order."""
-    rng = runtime.rng(0, "bench-index")
+    rng = random.rng(0, "bench-index")
     names = np.array([f"folder/{n:07d}.jpg" for n in range(rows)], dtype=object)
     split = np.where(rng.random(rows) < 0.2, "test", "train").astype(object)
     edges = {
@@ -38,8 +41,8 @@ def tables(rows: int) -> tuple[pd.DataFrame, Predictions, Annotations]:
 
 def flat(folder: Path, predictions: Predictions) -> Predictions:
     """Write and read predictions as the project keeps them."""
-    artifacts.write_predictions(folder / "flat.h5", predictions)
-    return artifacts.read_predictions(folder / "flat.h5")
+    write_predictions(folder / "flat.h5", predictions)
+    return read_predictions(folder / "flat.h5")
 
 
 def grouped(folder: Path, predictions: Predictions) -> Predictions:
@@ -73,14 +76,14 @@ def check(one: Predictions, other: Predictions) -> None:
 
 def joined(folder: Path, images: np.ndarray, annotations: Annotations) -> dict[str, AnnotationSet]:
     """Write, read and align annotations."""
-    artifacts.write_annotations(folder / "annotations.h5", annotations)
-    return align(artifacts.read_annotations(folder / "annotations.h5"), images)
+    write_annotations(folder / "annotations.h5", annotations)
+    return align(read_annotations(folder / "annotations.h5"), images)
 
 
 def boxes_there_and_back(folder: Path, boxes: pd.DataFrame) -> pd.DataFrame:
     """Write and read boxes.csv."""
-    artifacts.write_table(folder / "boxes.csv", boxes)
-    return artifacts.read_boxes(folder / "boxes.csv")
+    write_table(folder / "boxes.csv", boxes)
+    return read_boxes(folder / "boxes.csv")
 
 
 def peak() -> float:

@@ -8,13 +8,13 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 from timing import measure, report, run
 
-from uld import runtime
+from uld.base import random, runtime
 from uld.cluster import kmeans
 
 
 def main(small: bool) -> None:
     points, size, k, iterations, repeats = (2000, 8, 4, 10, 1) if small else (400_000, 64, 10, 20, 3)
-    rng = runtime.rng(0, "bench-kmeans")
+    rng = random.rng(0, "bench-kmeans")
     centres = rng.normal(size=(3 * k, size))  # more groups than clusters: Lloyd is still moving when it is stopped
     x = (centres[rng.integers(3 * k, size=points)] + rng.normal(size=(points, size))).astype(np.float32)
     start = x[rng.choice(points, k, replace=False)]

@@ -10,8 +10,8 @@ from timing import Ways, measure, report, run, same
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from uld import runtime
-from uld.losses import all_pairs, matching_nll
+from uld.base import runtime
+from uld.losses.silk import all_pairs, matching_nll
 
 IMAGES, SIZE, TEMPERATURE = 6, 64, 0.05
 

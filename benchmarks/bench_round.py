@@ -11,18 +11,19 @@ import torch
 import zarr
 from timing import Ways, measure, report, run, same
 
-from uld import coords, runtime
-from uld.artifacts import Labels
-from uld.contrastive import Taught, TrainParams, contrast, draw_pairs
-from uld.features import store
-from uld.features.bank import Bank, Batch
-from uld.features.source import Frames
-from uld.features.store import Features, FeatureStore
-from uld.heatmaps import render
-from uld.losses import detector_mse
+from uld.artifacts.labels import Labels
+from uld.base import random, runtime
+from uld.diffusion import store
+from uld.diffusion.store import Features, FeatureStore
+from uld.geometry import coords
+from uld.geometry.frames import Frames
+from uld.geometry.heatmaps import render
+from uld.losses.duld import detector_mse
 from uld.models.aggregator import Aggregator
 from uld.models.frozen import FrozenHead
-from uld.models.learned import LearnedHead
+from uld.models.heads import LearnedHead
+from uld.sources.views import Bank, Batch
+from uld.training.self_training import Taught, TrainParams, contrast, draw_pairs
 
 SIDE, GRID, K = 64, 32, 10
 TURNS = [(False, 0, 1), (True, 0, 1), (False, 15, 1), (True, 15, 1)]
@@ -49,7 +50,7 @@ def make(folder: Path, rows: int, shapes: dict[str, tuple[int, int, int]]) -> Ba
 def labels(rows: int) -> Labels:
     """K points in each image and its mirror image."""
     image, view, slot = (part.ravel() for part in np.meshgrid(np.arange(rows), [0, 1], np.arange(K), indexing="ij"))
-    xy = runtime.rng(0, "bench-labels").uniform(8, SIDE - 8, (len(image), 2)).astype(np.float32)
+    xy = random.rng(0, "bench-labels").uniform(8, SIDE - 8, (len(image), 2)).astype(np.float32)
     return Labels(image, view, slot, xy, np.ones(len(image), np.float32), np.ones(len(image), bool))
 
 
@@ -73,7 +74,7 @@ def main(small: bool) -> None:
         arrays = {n: zarr.open_array(Path(name) / "x.zarr" / n, mode="r") for n in shapes}
 
         def drawn() -> tuple[Batch, torch.Tensor, torch.Tensor]:
-            return draw_pairs(bank, taught, p, runtime.rng(0, "bench-draw"))
+            return draw_pairs(bank, taught, p, random.rng(0, "bench-draw"))
 
         def through_zarr() -> Features:
             batch = drawn()[0]

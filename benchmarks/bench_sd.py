@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from uld import runtime
-from uld.features import fewcells
-from uld.features.backbone import DTYPES, Backbone, Codec
-from uld.features.extractor import Extractor, ReadoutParams, name
+from uld.base import runtime, stop
+from uld.diffusion import fewcells
+from uld.diffusion.backbone import DTYPES, Backbone, Codec
+from uld.diffusion.extractor import Extractor, ReadoutParams, name
 
 LAYER, TIMESTEP, COPIES = (1, 2), 261, 8  # DIFT's up block and timestep for Stable Diffusion
 DIFT, PEAK = "DIFT's call", "matrix products"
@@ -202,4 +202,4 @@ if __name__ == "__main__":
     parser.add_argument("--size", type=int, help="side of the images in pixels (CUDA 512, CPU 128)")
     parser.add_argument("--compile", action="store_true", help="also run our passes compiled (ULD_COMPILE=1)")
     arguments = parser.parse_args()
-    runtime.run(lambda: main(arguments.small, arguments.size, arguments.compile))
+    stop.run(lambda: main(arguments.small, arguments.size, arguments.compile))

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from timing import Ways, measure, report, run, same
 from zarr.codecs import BloscCodec
 
-from uld import runtime
-from uld.features import store
-from uld.features.store import Features, FeatureStore
+from uld.base import random
+from uld.diffusion import store
+from uld.diffusion.store import Features, FeatureStore
 
 NAMES = ("l00_t24", "l01_t24", "l10_t24")
 SD15 = {"l12_t261": (64, 16, 16), "l21_t261": (64, 32, 32), "l22_t261": (64, 32, 32), "l30_t261": (64, 64, 64)}
@@ -210,7 +210,7 @@ def stalls(root: Path, shapes: dict[str, tuple[int, int, int]], rows: int, secon
 def main(small: bool) -> None:
     rows, few, views, repeats = (8, 4, 2, 1) if small else (640, 32, 4, 3)
     shape = (len(NAMES), 8, 4, 4) if small else (len(NAMES), 64, 16, 16)
-    rng = runtime.rng(0, "bench-store")
+    rng = random.rng(0, "bench-store")
     data = rng.normal(size=(rows, views, *shape)).astype(np.float16)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from uld import runtime
+from uld.base import runtime, stop
 
 Ways = dict[str, Callable[[], Any]]
 
@@ -59,4 +59,4 @@ def run(main: Callable[[bool], None]) -> None:
     parser = argparse.ArgumentParser(description="Print medians and ratios against a baseline.")
     parser.add_argument("--small", action="store_true", help="a tiny size that only proves that the benchmark works")
     small = parser.parse_args().small
-    runtime.run(lambda: main(small))
+    stop.run(lambda: main(small))

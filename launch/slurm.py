@@ -24,7 +24,7 @@ import typer
 
 PLACE = Path("build/launch")  # the clones; in `logs`, what submitit writes
 GRACE = 240  # seconds from the warning to the end of a job's time
-SAVING = 150  # those of them for the stage to save its state, more than torchrun gives its processes (`uld.ranks`)
+SAVING = 150  # those of them for the stage to save its state, more than torchrun gives its processes (`uld.base.ranks`)
 
 app = typer.Typer(add_completion=False)
 

@@ -3,10 +3,11 @@
 import sys
 from pathlib import Path
 
-from uld import models, params, ranks, runtime
-from uld.errors import ULDError
-from uld.features import aggregated
-from uld.features.online import open_store
+from uld import models
+from uld.base import params, ranks, runtime
+from uld.base.errors import ULDError
+from uld.diffusion import aggregated
+from uld.diffusion.online import open_store
 
 
 def main() -> None:

@@ -5,7 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from uld import artifacts, detector, methods, params, ranks, runtime
+from uld import detector, methods
+from uld.artifacts.files import write_json
+from uld.artifacts.labels import write_labels
+from uld.artifacts.landmarks import write_landmarks
+from uld.base import params, random, ranks
 
 
 def main() -> None:
@@ -15,14 +19,14 @@ def main() -> None:
     method = kind(params.read(kind.Params, f"steps.{chosen.step}"))
     boxes, described = detector.cached(chosen.features, chosen.start)
     rows = np.flatnonzero(boxes["split"].to_numpy() == "train")
-    rng = runtime.rng(params.read(int, "seed"), f"discover-{chosen.step}")  # rows discover with the same draw
+    rng = random.rng(params.read(int, "seed"), f"discover-{chosen.step}")  # rows discover with the same draw
     previous = detector.last_labels(chosen.start)
     found = method.discover(described, rows, params.read(int, "landmarks"), rng, previous)
     marked = method.label(described, found.landmarks, rows, rng, previous)
     out = Path(f"artifacts/labels/{key}")
-    artifacts.write_landmarks(out / "landmarks.h5", found.landmarks)
-    artifacts.write_labels(out / "labels.h5", marked.labels)
-    artifacts.write_json(Path(f"metrics/rounds/{key}.json"), found.quality | marked.health)
+    write_landmarks(out / "landmarks.h5", found.landmarks)
+    write_labels(out / "labels.h5", marked.labels)
+    write_json(Path(f"metrics/rounds/{key}.json"), found.quality | marked.health)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ every stage, which would otherwise take longer than many stages do.
 import hashlib
 from pathlib import Path
 
-from uld.imports import closure
+from uld.base.imports import closure
 
 OUT = Path("artifacts/code")
 

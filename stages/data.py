@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from uld import artifacts, datasets, params, runtime
+from uld import datasets
+from uld.artifacts.annotations import write_annotations
+from uld.artifacts.files import write_table
+from uld.base import params, stop
 
 OUT = Path("artifacts/data")
 
@@ -14,8 +17,8 @@ def main() -> None:
     dataset = kind(Path(params.read(str, "source")), params.read(kind.Params, f"datasets.{name}"))
     index, annotations = datasets.build(dataset, params.read(int, "seed"))
 
-    artifacts.write_table(OUT / "index.csv", index)
-    artifacts.write_annotations(OUT / "annotations.h5", annotations)
+    write_table(OUT / "index.csv", index)
+    write_annotations(OUT / "annotations.h5", annotations)
 
     for line in index[index["status"] != "ok"].itertuples():
         print(f"{line.status}: {line.image}: {line.reason}")
@@ -26,4 +29,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    runtime.run(main)
+    stop.run(main)

@@ -3,11 +3,12 @@
 import sys
 from pathlib import Path
 
-from uld import artifacts, params, ranks
-from uld.crops import Crops
-from uld.features import backbone, extract
-from uld.features.extractor import Extractor, ReadoutParams
-from uld.features.reduce import ReduceParams
+from uld.artifacts.boxes import read_boxes
+from uld.base import params, ranks
+from uld.diffusion import backbone, extract
+from uld.diffusion.extractor import Extractor, ReadoutParams
+from uld.diffusion.reduce import ReduceParams
+from uld.images.crops import Crops
 
 
 def main() -> None:
@@ -20,7 +21,7 @@ def main() -> None:
         Path(f"artifacts/features/{key}.zarr"),
         Extractor(model, readout, seed),
         Crops(Path("artifacts/roi/crops.zarr")),
-        artifacts.read_boxes(Path("artifacts/roi/boxes.csv")),
+        read_boxes(Path("artifacts/roi/boxes.csv")),
         network,
         params.read(ReduceParams | None, "reduce"),
         seed,

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from uld import artifacts, params, runtime
+from uld.artifacts.files import write_json, write_table
+from uld.base import params, stop
 from uld.evaluate.poses import of_rounds
 from uld.evaluate.scores import finite
 
@@ -13,9 +14,9 @@ def main() -> None:
     tree, lines = of_rounds(rounds)
     if not tree:
         print("No round has pose clusters, or no training image a known yaw: there is nothing to compare.")
-    artifacts.write_json(Path("metrics/poses.json"), finite(tree))
-    artifacts.write_table(Path("plots/poses.csv"), lines)
+    write_json(Path("metrics/poses.json"), finite(tree))
+    write_table(Path("plots/poses.csv"), lines)
 
 
 if __name__ == "__main__":
-    runtime.run(main)
+    stop.run(main)

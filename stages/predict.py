@@ -4,7 +4,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from uld import artifacts, detector, methods, params, ranks, roi
+from uld import detector, methods, roi
+from uld.artifacts.landmarks import read_landmarks
+from uld.artifacts.predictions import write_predictions
+from uld.base import params, ranks
 
 
 def main() -> None:
@@ -16,10 +19,10 @@ def main() -> None:
     providers: dict[str, Any] = {
         name: params.read(roi.kind(name).Params, f"roi_providers.{name}") for name in crop.providers
     }
-    landmarks = artifacts.read_landmarks(Path(f"artifacts/landmarks/{key}/landmarks.h5"))
+    landmarks = read_landmarks(Path(f"artifacts/landmarks/{key}/landmarks.h5"))
     boxes, described = detector.cached(row.features, row.start)
     predictions = detector.predict_all(kind(block), landmarks, described, boxes)
-    artifacts.write_predictions(Path(f"artifacts/predictions/{key}.h5"), predictions)
+    write_predictions(Path(f"artifacts/predictions/{key}.h5"), predictions)
     detector.pack(Path(f"artifacts/detectors/{key}"), row, block, landmarks, crop, providers)
 
 

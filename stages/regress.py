@@ -6,7 +6,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from uld import artifacts, params, runtime
+from uld.artifacts.files import write_arrays
+from uld.base import params, stop
 from uld.evaluate.cases import cases, load
 from uld.evaluate.protocols import choose
 from uld.evaluate.regressors import label, regress
@@ -24,8 +25,8 @@ def main() -> None:
         for number in map(label, case.protocol.rows):
             if "/".join([*case.key, number, "train"]) not in maps:
                 print(f"{' '.join(case.key)}: {number} left out, only {len(case.pool)} training images are annotated")
-    artifacts.write_arrays(Path("artifacts/regressors") / f"{row}.h5", arrays)
+    write_arrays(Path("artifacts/regressors") / f"{row}.h5", arrays)
 
 
 if __name__ == "__main__":
-    runtime.run(main)
+    stop.run(main)

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from uld import artifacts, params, runtime
+from uld.artifacts.files import atomic
+from uld.base import params, stop
 from uld.evaluate.protocols import choose
 from uld.report import page, source
 
@@ -19,10 +20,10 @@ def main() -> None:
     run = source.read(chosen, rows, rounds, params.read(str, "dataset"), protocol, Path("params.yaml"))
     report = page.render(run, chosen)
     for name, data in {**report.pictures, "index.html": report.html.encode()}.items():
-        with artifacts.atomic(OUT / name) as part:
+        with atomic(OUT / name) as part:
             part.write_bytes(data)
     print(f"{OUT / 'index.html'}: open it in a browser")
 
 
 if __name__ == "__main__":
-    runtime.run(main)
+    stop.run(main)

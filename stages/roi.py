@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from uld import artifacts, crops, datasets, params, roi, runtime
+from uld import datasets, roi
+from uld.artifacts.files import read_table, write_table
+from uld.base import params, stop
+from uld.images import crops
 
 DATA = Path("artifacts/data")
 OUT = Path("artifacts/roi")
@@ -19,14 +22,14 @@ def main() -> None:
         kind = roi.kind(name)
         providers.append(kind(params.read(kind.Params, f"roi_providers.{name}"), context))
 
-    index = artifacts.read_table(DATA / "index.csv", "data", text=("image", "split", "group", "sha256", "reason"))
+    index = read_table(DATA / "index.csv", "data", text=("image", "split", "group", "sha256", "reason"))
     boxes, missing = roi.locate(root, index, providers, chosen.max_missing)
-    artifacts.write_table(OUT / "boxes.csv", boxes)
-    artifacts.write_table(OUT / "missing.csv", missing)
+    write_table(OUT / "boxes.csv", boxes)
+    write_table(OUT / "missing.csv", missing)
     crops.write(OUT / "crops.zarr", root, boxes, chosen.margin, chosen.crop)
 
     print(f"{len(boxes)} boxes: {boxes['provider'].value_counts().to_dict()}; {len(missing)} images without one")
 
 
 if __name__ == "__main__":
-    runtime.run(main)
+    stop.run(main)

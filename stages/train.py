@@ -3,7 +3,11 @@
 import sys
 from pathlib import Path
 
-from uld import artifacts, detector, methods, models, params, ranks, runtime
+from uld import detector, methods, models
+from uld.artifacts.files import sha256, write_table
+from uld.artifacts.labels import read_labels, write_labels
+from uld.base import params, random, ranks, runtime
+from uld.base.scratch import scratch_folder
 from uld.methods.base import Training
 
 
@@ -16,12 +20,12 @@ def main() -> None:
     labels, out = Path(f"artifacts/labels/{key}/labels.h5"), Path(f"artifacts/rounds/{key}")
     head, bank, backbone = detector.trainable(chosen.features, chosen.start)
     inputs = [labels, Path(f"artifacts/rounds/{chosen.start}/head.safetensors")]
-    made_of = {"inputs": [artifacts.sha256(path) for path in inputs], "features": bank.spec}
-    state = runtime.scratch(f"train-{key}", params=block, seed=seed, **made_of)
+    made_of = {"inputs": [sha256(path) for path in inputs], "features": bank.spec}
+    state = scratch_folder(f"train-{key}", params=block, seed=seed, **made_of)
     training = Training(
-        artifacts.read_labels(labels),
+        read_labels(labels),
         bank,
-        lambda step: runtime.rng(seed, f"train-{key}", step),
+        lambda step: random.rng(seed, f"train-{key}", step),
         state / "state.pt",
         f"round {key}",
     )
@@ -29,8 +33,8 @@ def main() -> None:
     if runtime.process():
         return  # all have the same model
     models.save(head, out, backbone)
-    artifacts.write_table(out / "training.csv", history)
-    artifacts.write_labels(out / "labels.h5", training.labels)
+    write_table(out / "training.csv", history)
+    write_labels(out / "labels.h5", training.labels)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,21 @@
 """What every test gets: one thread, no accelerator, a scratch folder of its own; and a tiny backbone to share."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import hypothesis
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
+
+from uld.diffusion import backbone
+from uld.diffusion.backbone import Backbone
+from uld.images import crops
+from uld.images.crops import Crops
 
 hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one is slow now and then
 hypothesis.settings.load_profile("any machine")
@@ -43,3 +52,41 @@ def pixel_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     DDPMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False).save_pretrained(folder / "scheduler")
     (folder / "uld.json").write_text(json.dumps({"image_size": 32, "channels": 3, "factor": 2}))
     return folder
+
+
+@pytest.fixture
+def pixel(pixel_folder: Path) -> Backbone:
+    return backbone.load(pixel_folder)
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    """Seven smooth random photographs of 40 x 48 pixels, and their boxes.csv; the last two are of the test split."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(5)
+    names = [f"{n}.png" for n in range(7)]
+    for name in names:
+        small = rng.integers(0, 256, (6, 7, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / name), cv2.resize(small, (48, 40), interpolation=cv2.INTER_CUBIC))
+    boxes = pd.DataFrame({"image": names, "split": ["train"] * 5 + ["test"] * 2})
+    boxes[["x1", "y1", "x2", "y2"]] = [5.5, 3.5, 37.5, 35.5]
+    return folder, boxes
+
+
+@pytest.fixture(scope="session")
+def write_crops(
+    photographs: tuple[Path, pd.DataFrame], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[int], Crops]:
+    """Crops of the photographs, S pixels a side."""
+
+    def write(size: int) -> Crops:
+        path = tmp_path_factory.mktemp("crops") / "crops.zarr"
+        crops.write(path, *photographs, margin=0.0, size=size)
+        return Crops(path)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def crops32(write_crops: Callable[[int], Crops]) -> Crops:
+    return write_crops(32)

@@ -12,24 +12,30 @@ import pandas as pd
 import pytest
 import torch
 
-from uld import artifacts, crops, detector, methods, models, roi, runtime
-from uld.artifacts import Labels, Landmarks, Predictions
-from uld.crops import Crops
+from uld import detector, methods, models, roi
+from uld.artifacts.boxes import read_boxes
+from uld.artifacts.files import write_table
+from uld.artifacts.labels import Labels, write_labels
+from uld.artifacts.landmarks import Landmarks
+from uld.artifacts.predictions import Predictions, write_predictions
+from uld.base import random
+from uld.base.errors import ArtifactError, BackboneError
 from uld.detector import Detector, RowParams
-from uld.errors import ArtifactError, BackboneError
-from uld.features import aggregated, backbone, extract, pinned
-from uld.features.extract import NetworkParams, ViewParams
-from uld.features.extractor import Extractor, ReadoutParams
-from uld.features.online import open_store
-from uld.features.reduce import ReduceParams
-from uld.features.source import frames
-from uld.features.store import FeatureStore
-from uld.images import decode
+from uld.diffusion import aggregated, backbone, extract, pinned
+from uld.diffusion.extract import NetworkParams, ViewParams
+from uld.diffusion.extractor import Extractor, ReadoutParams
+from uld.diffusion.online import open_store
+from uld.diffusion.reduce import ReduceParams
+from uld.diffusion.store import FeatureStore
+from uld.images import crops
+from uld.images.crops import Crops
+from uld.images.decode import decode
 from uld.models import frozen
 from uld.models.aggregator import Aggregator
 from uld.models.frozen import FrozenParams
-from uld.models.learned import LearnedHead
+from uld.models.heads import LearnedHead
 from uld.roi.full import Full, FullParams
+from uld.sources.source import frames
 
 COUNT, GRID, CROP = 4, 16, 32
 ROI = roi.RoiParams(providers=("full",), margin=0.1, crop=CROP, max_missing=0.0)
@@ -91,8 +97,8 @@ class Project:
         self.photographs = [decode(photos / name) for name in names]
         index = pd.DataFrame({"image": names, "split": ["train"] * 6 + ["test"] * 3, "status": "ok"})
         boxes, _ = roi.locate(photos, index, [Full(FullParams(), roi.Context(photos, photos))], ROI.max_missing)
-        artifacts.write_table(self.root / "roi/boxes.csv", boxes)
-        self.boxes = artifacts.read_boxes(self.root / "roi/boxes.csv")
+        write_table(self.root / "roi/boxes.csv", boxes)
+        self.boxes = read_boxes(self.root / "roi/boxes.csv")
         crops.write(self.root / "roi/crops.zarr", photos, self.boxes, ROI.margin, ROI.crop)
         cut = Crops(self.root / "roi/crops.zarr")
         shutil.copytree(model, self.root / "backbone")
@@ -101,7 +107,7 @@ class Project:
         extract.fill(self.root / "features/trained.zarr", reader, cut, self.boxes, network, reduction, 0)
         store = FeatureStore(self.root / "features/trained.zarr")
         place = frames(store, cut, self.boxes, GRID)
-        head: models.Head = frozen.fit(HEAD, store.read, place.inside, np.arange(6), runtime.rng(0, "head-points"))
+        head: models.Head = frozen.fit(HEAD, store.read, place.inside, np.arange(6), random.rng(0, "head-points"))
         if learned:
             head = self.learn(head, store)
         models.save(head, self.root / "rounds/frozen", store.spec["backbone"])
@@ -136,7 +142,7 @@ class Project:
         kind = methods.load(step)
         block = kind.Params(**BLOCKS[step])
         boxes, source = detector.cached(features, "frozen", self.root)
-        found = kind(block).discover(source, np.arange(6), count, runtime.rng(0, "discover"))
+        found = kind(block).discover(source, np.arange(6), count, random.rng(0, "discover"))
         predictions = detector.predict_all(kind(block), found.landmarks, source, boxes)
         out = self.root / f"detectors/{step}"
         detector.pack(out, row, block, found.landmarks, ROI, {"full": FullParams()}, self.root)
@@ -224,7 +230,7 @@ def test_labels_of_the_last_round(project: Project, tmp_path: Path) -> None:
     assert detector.last_labels("frozen", project.root) is None
     number = np.arange(3)
     labels = Labels(number, 0 * number, number, np.ones((3, 2), np.float32), np.ones(3, np.float32), number > 0)
-    artifacts.write_labels(tmp_path / "rounds/duld-1/labels.h5", labels)
+    write_labels(tmp_path / "rounds/duld-1/labels.h5", labels)
     found = detector.last_labels("duld-1", tmp_path)
     assert found is not None
     assert found.image.tolist() == [0, 1, 2]
@@ -309,7 +315,7 @@ def test_a_row_without_landmarks(project: Project) -> None:
     _, predictions, folder = project.discover("mean_shape", 0)
     assert predictions.xy.shape == (9, 0, 2)
     assert predictions.view_xy.shape == (9, 2, 0, 2)
-    artifacts.write_predictions(project.root / "predictions/mean_shape.h5", predictions)
+    write_predictions(project.root / "predictions/mean_shape.h5", predictions)
     found = Detector.load(folder).detect(project.photographs[:2])
     assert found.dense_xy.shape == (2, 0, 2)
     assert found.score.shape == (2, 0)

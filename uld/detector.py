@@ -17,22 +17,28 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass as closed
 
-from uld import artifacts, coords, methods, models, roi, runtime
-from uld.artifacts import Labels, Landmarks, Predictions
-from uld.crops import Crops, cut
-from uld.errors import ArtifactError
-from uld.features import backbone as networks
-from uld.features import reduce
-from uld.features.bank import Bank
-from uld.features.extractor import Extractor, ReadoutParams
-from uld.features.online import open_store
-from uld.features.source import GridSource, frames, from_store, live
-from uld.features.store import FeatureStore
-from uld.images import Pixels
+from uld import methods, models, roi
+from uld.artifacts.boxes import read_boxes
+from uld.artifacts.files import read_json, write_json
+from uld.artifacts.labels import Labels, read_labels
+from uld.artifacts.landmarks import Landmarks, read_landmarks, write_landmarks
+from uld.artifacts.predictions import Predictions
+from uld.base import runtime
+from uld.base.errors import ArtifactError
+from uld.base.params import CLOSED, build
+from uld.diffusion import backbone as networks
+from uld.diffusion import reduce
+from uld.diffusion.extractor import Extractor, ReadoutParams
+from uld.diffusion.online import open_store
+from uld.diffusion.store import FeatureStore
+from uld.geometry import coords
+from uld.images.crops import Crops, cut
+from uld.images.decode import Pixels
 from uld.methods.base import Found, Method
 from uld.models import Head
-from uld.models.learned import AGGREGATED
-from uld.params import CLOSED, build
+from uld.models.heads import AGGREGATED
+from uld.sources.source import GridSource, frames, from_store, live
+from uld.sources.views import Bank
 
 ABOUT = "detector.json"
 
@@ -87,7 +93,7 @@ class Detected:
 
 def cached(features: str, start: str, root: Path = Path("artifacts")) -> tuple[pd.DataFrame, GridSource]:
     """boxes.csv and the descriptors of a model over all its images and views, from the store `features`."""
-    boxes = artifacts.read_boxes(root / "roi/boxes.csv")
+    boxes = read_boxes(root / "roi/boxes.csv")
     store = open_store(root / "features" / f"{features}.zarr")
     head = models.load(root / "rounds" / start, store.spec["backbone"]).to(runtime.device())
     return boxes, from_store(store, head, Crops(root / "roi/crops.zarr"), boxes)
@@ -95,7 +101,7 @@ def cached(features: str, start: str, root: Path = Path("artifacts")) -> tuple[p
 
 def trainable(features: str, start: str, root: Path = Path("artifacts")) -> tuple[Head, Bank, str]:
     """A model, the view bank of the training images that it can be trained on, and the backbone's fingerprint."""
-    boxes = artifacts.read_boxes(root / "roi/boxes.csv")
+    boxes = read_boxes(root / "roi/boxes.csv")
     store = open_store(root / "features" / f"{features}.zarr")
     backbone = store.spec["backbone"]
     head = models.load(root / "rounds" / start, backbone).to(runtime.device())
@@ -130,7 +136,7 @@ def predict_all(method: Method, landmarks: Landmarks, source: GridSource, boxes:
 def last_labels(start: str, root: Path = Path("artifacts")) -> Labels | None:
     """The labels that a model was last trained on; None of a model that has not been through a round."""
     path = root / "rounds" / start / "labels.h5"
-    return artifacts.read_labels(path) if path.is_file() else None
+    return read_labels(path) if path.is_file() else None
 
 
 # --- the bundle ---
@@ -165,8 +171,8 @@ def pack(
         shutil.copy(root / "rounds" / row.start / name, out / "head")
     if (store.path / reduce.FILE).is_file():
         shutil.copy(store.path / reduce.FILE, out / reduce.FILE)
-    artifacts.write_landmarks(out / "landmarks.h5", landmarks)
-    artifacts.write_json(out / ABOUT, about)
+    write_landmarks(out / "landmarks.h5", landmarks)
+    write_json(out / ABOUT, about)
 
 
 class Detector:
@@ -176,7 +182,7 @@ class Detector:
         """Use `Detector.load`."""
         kind = methods.load(about["step"])
         self._method = kind(build(kind.Params, about["params"], "params", str(folder / ABOUT)))
-        self.landmarks = artifacts.read_landmarks(folder / "landmarks.h5")
+        self.landmarks = read_landmarks(folder / "landmarks.h5")
         self._roi = build(roi.RoiParams, about["roi"], "roi", str(folder / ABOUT))
         self._providers = _providers(about["roi_providers"], folder)
         readout = build(ReadoutParams, about["readout"], "readout", str(folder / ABOUT))
@@ -197,7 +203,7 @@ class Detector:
         Raises:
             ArtifactError: no detector there, or its backbone has changed. BackboneError: a pinned model is gone.
         """
-        about = artifacts.read_json(Path(folder) / ABOUT, "predict")
+        about = read_json(Path(folder) / ABOUT, "predict")
         return cls(Path(folder), about)
 
     @property

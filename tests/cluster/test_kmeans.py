@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
+from uld.base.errors import ULDError
 from uld.cluster import kmeans
 from uld.cluster.kmeans import fit
-from uld.errors import ULDError
 
 CENTRES = 20 * np.random.default_rng(7).normal(size=(6, 5)).astype(np.float32)
 

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from uld.cluster import kmeans, label, spool, two_stage
-from uld.cluster.label import Pool
+from uld.base.errors import ULDError
+from uld.cluster import kmeans, spool, two_stage
 from uld.cluster.quality import quality
 from uld.cluster.spool import PIECE, Spool, pieces, take
-from uld.errors import ULDError
+from uld.landmarks import label
+from uld.landmarks.label import Pool
 
 ROWS, SMALL = 3 * 2**13 + 7, 2**13  # points, and rows a piece; with 16 values each faiss takes its way for large tables
 
@@ -112,7 +113,7 @@ def test_without_rows() -> None:
 
 
 def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool.runtime, "unnamed", lambda: io.FileIO("/dev/full", "r+"))
+    monkeypatch.setattr(spool, "unnamed_file", lambda: io.FileIO("/dev/full", "r+"))
     with pytest.raises(OSError, match="No space left"):
         Spool().append(points(10))
 
@@ -122,7 +123,7 @@ def test_a_file_that_takes_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> 
         def write(self, data: Any) -> int:
             return super().write(data[:1000])
 
-    monkeypatch.setattr(spool.runtime, "unnamed", lambda: Slow(tmp_file, "r+"))
+    monkeypatch.setattr(spool, "unnamed_file", lambda: Slow(tmp_file, "r+"))
     tmp_file = Path(os.environ["ULD_SCRATCH"]) / "slow"
     tmp_file.touch()
     same(spooled(points(300), 90), points(300))

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from uld.cluster import assign, kmeans
+from uld.base.errors import ULDError
+from uld.cluster import kmeans
 from uld.cluster.two_stage import Poses, keypoint_clusters, nearest_in_pose, pose_clusters
-from uld.errors import ULDError
+from uld.landmarks import assign
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from uld import datasets, params
-from uld.artifacts import Annotations
+from uld import datasets
+from uld.artifacts.annotations import Annotations
+from uld.base import params
+from uld.base.errors import DataError, ParamsError
 from uld.datasets.folder import Folder, FolderParams
-from uld.errors import DataError, ParamsError
 
 
 @pytest.fixture

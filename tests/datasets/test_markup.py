@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from uld.base.errors import DataError
 from uld.datasets import markup
-from uld.errors import DataError
 
 
 def index(names: list[str], status: str = "ok", width: int = 100, height: int = 50) -> pd.DataFrame:

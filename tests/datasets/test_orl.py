@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from uld import datasets
+from uld.base.errors import DataError
 from uld.datasets.orl import Orl, OrlParams
-from uld.errors import DataError
 
 SOURCE = Path(__file__).parents[2] / "data" / "orl"
 

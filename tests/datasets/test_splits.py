@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from uld.base.errors import DataError
 from uld.datasets import splits
-from uld.errors import DataError
 
 
 @given(

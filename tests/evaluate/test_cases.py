@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from uld.artifacts import Annotations, AnnotationSet
-from uld.errors import ParamsError
+from uld.artifacts.annotations import Annotations, AnnotationSet
+from uld.base.errors import ParamsError
 from uld.evaluate.cases import align, normaliser, to_frame
 from uld.evaluate.protocols import PROTOCOLS, choose
 

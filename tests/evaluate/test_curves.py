@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uld.artifacts import Predictions
+from uld.artifacts.predictions import Predictions
 from uld.evaluate.ced import auc, ced, cumulative, failure
 from uld.evaluate.nme import image_nme, interval, landmark_nme, nme
 from uld.evaluate.pck import match, pck, raw_accuracy, threshold_name

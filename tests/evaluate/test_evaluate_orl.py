@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from uld.artifacts import AnnotationSet
+from uld.artifacts.annotations import AnnotationSet
 from uld.evaluate.cases import Case, normaliser
 from uld.evaluate.nme import forward_errors, nme
 from uld.evaluate.protocols import PROTOCOLS

@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from uld import artifacts
-from uld.artifacts import Annotations, AnnotationSet, Predictions
-from uld.errors import ArtifactError
+from uld.artifacts.annotations import Annotations, AnnotationSet, write_annotations
+from uld.artifacts.boxes import read_boxes
+from uld.artifacts.files import write_json, write_table
+from uld.artifacts.predictions import Predictions, read_predictions, write_predictions
+from uld.base.errors import ArtifactError
 
 ROOT = Path(__file__).parents[2]
 N, TRAIN, K = 60, 40, 4
@@ -44,8 +46,8 @@ def write_row(row: str, landmarks: np.ndarray, gaps: bool = False, dense: np.nda
     score = np.ones(dense.shape[:2], dtype=np.float32)
     mirrored = np.array([False, False, True])
     one = Predictions(images, split, xy, score, dense, score, views, mirrored)
-    artifacts.write_predictions(Path(f"artifacts/predictions/{row}.h5"), one)
-    artifacts.write_json(Path(f"artifacts/landmarks/{row}/quality.json"), {"silhouette": 0.5, "points": 9})
+    write_predictions(Path(f"artifacts/predictions/{row}.h5"), one)
+    write_json(Path(f"artifacts/landmarks/{row}/quality.json"), {"silhouette": 0.5, "points": 9})
 
 
 @pytest.fixture
@@ -58,11 +60,11 @@ def truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     images = [f"i{n:03d}.png" for n in range(N)]
     split = ["train"] * TRAIN + ["test"] * (N - TRAIN)
     boxes = pd.DataFrame({"image": images, "split": split, "x1": 0, "y1": 0, "x2": 100, "y2": 100})
-    artifacts.write_table(Path("artifacts/roi/boxes.csv"), boxes.assign(score=1.0, provider="full"))
+    write_table(Path("artifacts/roi/boxes.csv"), boxes.assign(score=1.0, provider="full"))
     missing = pd.DataFrame({"image": ["lost.png"], "split": ["test"], "reason": ["no box"]})
-    artifacts.write_table(Path("artifacts/roi/missing.csv"), missing)
+    write_table(Path("artifacts/roi/missing.csv"), missing)
     index = pd.DataFrame({"image": [*images, "lost.png"], "width": 120, "height": 110})
-    artifacts.write_table(Path("artifacts/data/index.csv"), index)
+    write_table(Path("artifacts/data/index.csv"), index)
     annotate(xy)
     Path("params.yaml").write_text(PARAMS)
     write_row("found", xy[:, :K] + 3, gaps=True)
@@ -73,7 +75,7 @@ def truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
 def annotate(xy: np.ndarray) -> None:
     images = np.array([f"i{n:03d}.png" for n in range(N)][::-1], dtype=object)
     sets = {"p5": AnnotationSet(xy[::-1].astype(np.float32), (0,), (1,))}
-    artifacts.write_annotations(Path("artifacts/data/annotations.h5"), Annotations(images, sets))
+    write_annotations(Path("artifacts/data/annotations.h5"), Annotations(images, sets))
 
 
 def run(row: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -151,7 +153,7 @@ def test_no_landmark_at_all(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_unlabelled(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    artifacts.write_annotations(Path("artifacts/data/annotations.h5"), Annotations(np.array([], dtype=object)))
+    write_annotations(Path("artifacts/data/annotations.h5"), Annotations(np.array([], dtype=object)))
     tree = run("found", monkeypatch)
     assert set(tree) == {"images", "landmarks", "detection_rate", "stability", "distinct", "clusters"}
     assert "NME needs annotations" in capsys.readouterr().out
@@ -195,16 +197,16 @@ def test_regressors_of_other_protocols(truth: np.ndarray, monkeypatch: pytest.Mo
 
 
 def test_boxes_of_other_images(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    boxes = artifacts.read_boxes(Path("artifacts/roi/boxes.csv"))
-    artifacts.write_table(Path("artifacts/roi/boxes.csv"), boxes.iloc[1:])
+    boxes = read_boxes(Path("artifacts/roi/boxes.csv"))
+    write_table(Path("artifacts/roi/boxes.csv"), boxes.iloc[1:])
     with pytest.raises(ArtifactError, match=r"dvc repro predict@found"):
         stage("regress", "found", monkeypatch)
 
 
 def test_a_landmark_row_that_is_never_detected(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path("artifacts/predictions/found.h5")
-    one = artifacts.read_predictions(path)
-    artifacts.write_predictions(path, replace(one, xy=np.full_like(one.xy, np.nan)))
+    one = read_predictions(path)
+    write_predictions(path, replace(one, xy=np.full_like(one.xy, np.nan)))
     tree = run("found", monkeypatch)
     assert tree["detection_rate"] == 0
     detected = tree["canonical"]["p5"]["detected"]

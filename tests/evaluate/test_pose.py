@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uld.errors import ULDError
+from uld.base.errors import ULDError
 from uld.evaluate.pose import accuracy, accuracy_of_yaw, explained, matched_accuracy, scores, yaw_bins
 
 

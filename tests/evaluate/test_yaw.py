@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from uld.datasets.heads3d.photo import photo
 from uld.evaluate.yaw import _model, from_points
-from uld.faces3d.photo import photo
 
 
 @pytest.mark.parametrize("yaw", [-80, -30, 0, 45])

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from uld import params
-from uld.errors import ParamsError
+from uld.base import params
+from uld.base.errors import ParamsError
 from uld.keypoints.classical import Classical, ClassicalParams, anms
 
 BOTH = pytest.mark.parametrize("detector", ["sift", "orb"])

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from uld import params
-from uld.errors import ParamsError, ULDError
+from uld.base import params
+from uld.base.errors import ParamsError, ULDError
 from uld.keypoints.superpoint import SuperPoint, SuperPointParams
 
 State = dict[str, Tensor]

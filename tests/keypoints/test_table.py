@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from uld.errors import ParamsError
+from uld.base.errors import ParamsError
 from uld.keypoints import POINTS, load
 from uld.keypoints.base import Keypoints, grey
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from launch import slurm
 from launch.slurm import Experiment, app, sweeps
-from uld import ranks
+from uld.base import ranks
 
 STAGE = """
 import json, os, signal, time

@@ -8,13 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from uld import coords
-from uld.features.bank import Bank
-from uld.features.source import Frames, GridSource
+from uld.geometry import coords
+from uld.geometry.frames import Frames
 from uld.methods.base import Training
 from uld.models.aggregator import Aggregator
 from uld.models.frozen import FrozenHead
-from uld.models.learned import LearnedHead
+from uld.models.heads import LearnedHead
+from uld.sources.source import GridSource
+from uld.sources.views import Bank
 
 GRID, PARTS, RADIUS = 16, 4, 2.4
 

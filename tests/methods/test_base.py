@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from uld.artifacts import Labels
-from uld.errors import ULDError
+from uld.artifacts.labels import Labels
+from uld.base.errors import ULDError
+from uld.base.params import build
 from uld.methods import load
 from uld.methods.base import Training
-from uld.params import build
 
 KMEANS = {"points": 9, "cap": 99, "restarts": 1, "iterations": 2}
 BLOCKS = {"zeroshot": KMEANS | {"refine": True}, "position": KMEANS, "mean_shape": {}}

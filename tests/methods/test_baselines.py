@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from uld.artifacts import read_landmarks, write_landmarks
+from uld.artifacts.landmarks import read_landmarks, write_landmarks
+from uld.base.params import build
 from uld.methods import STEPS, load
 from uld.methods.base import Method
-from uld.params import build
 
 
 def test_position_is_blind_to_the_image(planted: Any) -> None:

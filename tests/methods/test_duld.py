@@ -10,14 +10,15 @@ import pytest
 import torch
 
 from tests.methods.conftest import PARTS, Course, Planted
-from uld import contrastive, runtime
-from uld.artifacts import Labels, Landmarks
-from uld.cluster.recentre import hold, recentre
-from uld.errors import ULDError
+from uld.artifacts.labels import Labels
+from uld.artifacts.landmarks import Landmarks
+from uld.base.errors import ULDError
+from uld.base.params import build
+from uld.landmarks.recentre import hold, recentre
 from uld.methods import load
 from uld.methods.base import Discovery, Found, Method
 from uld.methods.duld import DULD
-from uld.params import build
+from uld.training import self_training
 
 TRAIN = {"steps": 40, "pairs": 4, "lr": 3e-3, "descriptor_lr": 1e-3, "other": 0.5, "sigma": 1.0, "margin": 1.7,
          "negatives": 16, "apart": 3.0, "descriptor_weight": 1.0}  # fmt: skip
@@ -333,9 +334,9 @@ def test_the_weight_of_the_descriptors(course: Course, labels: Labels) -> None:
 def test_the_first_step_by_hand(course: Course, labels: Labels) -> None:
     """Squared errors of both views added, each a mean over the ROI; a mean over all pairs of descriptors."""
     head, training = course.head(), course.training(labels)
-    params = build(contrastive.TrainParams, TRAIN | {"sigma": 1.5, "steps": 1}, "train")
-    taught = contrastive.Taught(labels, course.bank, PARTS)
-    batch, xy, cells = contrastive.draw_pairs(course.bank, taught, params, training.rng(0))
+    params = build(self_training.TrainParams, TRAIN | {"sigma": 1.5, "steps": 1}, "train")
+    taught = self_training.Taught(labels, course.bank, PARTS)
+    batch, xy, cells = self_training.draw_pairs(course.bank, taught, params, training.rng(0))
     with torch.no_grad():
         descriptors, logits = head.maps(batch.features)
     y, x = np.mgrid[: course.bank.grid, : course.bank.grid]
@@ -346,8 +347,8 @@ def test_the_first_step_by_hand(course: Course, labels: Labels) -> None:
         error = (1 / (1 + np.exp(-logits[item, 0].numpy())) - np.exp(-gap / (2 * 1.5**2))) ** 2
         roi = batch.inside[item].numpy()
         total, count = total + error[roi].sum(), count + roi.sum()
-    terms = torch.cat(contrastive.contrast(descriptors, xy, cells, batch.inside, params))
-    history = contrastive.train(head, training, params)[1]
+    terms = torch.cat(self_training.contrast(descriptors, xy, cells, batch.inside, params))
+    history = self_training.train(head, training, params)[1]
     assert history["detector"][0] == pytest.approx(2 * total / count, rel=1e-4)
     assert history["descriptor"][0] == pytest.approx(float(terms.mean()), rel=1e-4)
 
@@ -368,7 +369,7 @@ def test_training_is_the_same_however_it_is_run(
         monkeypatch.setenv("ULD_WORKERS", workers)
         assert same(run(), whole)
     assert not same(run(seed=1), whole)
-    contrast, calls = contrastive.contrast, []
+    contrast, calls = self_training.contrast, []
 
     def stop(*arguments: Any) -> Any:
         calls.append(0)
@@ -376,8 +377,8 @@ def test_training_is_the_same_however_it_is_run(
             os.kill(os.getpid(), signal.SIGTERM)
         return contrast(*arguments)
 
-    monkeypatch.setattr(contrastive, "contrast", stop)
-    with pytest.raises(runtime.Interrupted, match="round one saved at step 3 of 6"):
+    monkeypatch.setattr(self_training, "contrast", stop)
+    with pytest.raises(stop.Interrupted, match="round one saved at step 3 of 6"):
         run()
     assert same(run(), whole) and len(calls) == 6
 

@@ -10,14 +10,15 @@ import torch
 import torch.nn.functional as F
 
 from tests.methods.conftest import PARTS, Course, Planted
-from uld import proxy
-from uld.artifacts import Labels, Landmarks
-from uld.cluster import posed
-from uld.errors import ULDError
+from uld.artifacts.labels import Labels
+from uld.artifacts.landmarks import Landmarks
+from uld.base.errors import ULDError
+from uld.base.params import build
+from uld.landmarks import posed
 from uld.methods import load
 from uld.methods.base import Discovery, Method
-from uld.models.learned import LearnedHead
-from uld.params import build
+from uld.models.heads import LearnedHead
+from uld.training import proxy
 
 POSES, TILT = 3, 0.7
 HOMES = np.array([[[4, 4], [11, 4], [4, 11], [11, 11]], [[5, 4], [10, 4], [5, 11], [10, 11]],

@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from uld.artifacts import Labels
-from uld.cluster import label
-from uld.cluster.label import Pool
-from uld.errors import ULDError
+from uld.artifacts.labels import Labels
+from uld.base.errors import ULDError
+from uld.base.params import build
+from uld.landmarks import label
+from uld.landmarks.label import Pool
 from uld.methods import load
 from uld.methods.base import Marked, Method
-from uld.params import build
 
 TRAIN = {"steps": 40, "pairs": 4, "lr": 3e-3, "descriptor_lr": 1e-3, "other": 0.5, "sigma": 1.0, "margin": 0.8,
          "negatives": 16, "apart": 3.0, "descriptor_weight": 1.0}  # fmt: skip

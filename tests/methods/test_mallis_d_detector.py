@@ -8,14 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from uld import coords
+from uld.base.errors import ULDError
+from uld.base.params import build
 from uld.cluster import spool
-from uld.errors import ULDError
-from uld.losses import channel_bce
+from uld.geometry import coords
+from uld.losses.mallis import channel_bce
 from uld.methods import load
 from uld.methods.base import Discovery, Method
 from uld.methods.mallis_d_detector import flip_agreement, tops
-from uld.params import build
 
 TRAIN = {"steps": 60, "views": 8, "lr": 1e-2, "lr_rest": 1e-3, "sigma": 0.75}
 DETECT = {"radius": 1, "threshold": 0.3, "least": 0, "cap": 8}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from uld.errors import ParamsError
+from uld.base.errors import ParamsError
 from uld.methods import STEPS, load
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
+from uld.base.errors import ULDError
+from uld.base.params import build
 from uld.cluster import kmeans
-from uld.cluster.draw import describe, draw
-from uld.errors import ULDError
+from uld.landmarks.draw import describe, draw
 from uld.methods import load
 from uld.methods.base import Discovery, Found, Method
-from uld.params import build
 
 BLOCK = {"points": 80, "cap": 100_000, "restarts": 3, "iterations": 40, "refine": True}
 TRAIN, TEST = np.arange(40), np.arange(40, 60)

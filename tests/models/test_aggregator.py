@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uld.errors import ULDError
+from uld.base.errors import ULDError
 from uld.models.aggregator import Aggregator, published
 
 GRID, WIDTH = 6, 8

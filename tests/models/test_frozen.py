@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from uld import coords, models
-from uld.errors import ArtifactError, ULDError
+from uld import models
+from uld.base.errors import ArtifactError, ULDError
+from uld.geometry import coords
 from uld.models import frozen
 from uld.models.frozen import FrozenHead, FrozenParams
 

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uld import models
-from uld.errors import ArtifactError, ULDError
+from uld.base.errors import ArtifactError, ULDError
 from uld.models import refuse_collapse
 from uld.models.aggregator import Aggregator
 from uld.models.frozen import FrozenHead
-from uld.models.learned import LearnedHead
+from uld.models.heads import LearnedHead
 from uld.models.pose import PoseVAE
 
 GRID, DIMS = 8, 6

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from uld import heatmaps, losses
-from uld.errors import ParamsError, ULDError
+from uld.base.errors import ParamsError, ULDError
+from uld.base.params import build
+from uld.geometry import heatmaps
+from uld.losses import duld
 from uld.models.pose import Frame, PoseParams, PoseVAE, frame
-from uld.params import build
 
 GRID = 32
 FACE = torch.tensor([[-5.0, -4.0], [4.0, -5.0], [0.5, 0.0], [-3.0, 5.0], [6.0, 6.5]])  # about (0.5, 0.5)
@@ -194,7 +195,7 @@ def test_targets_in_the_frame_of_the_heat() -> None:
 def test_the_loss_teaches_both_halves_and_the_heat(normalise: str) -> None:
     model, heat = make(normalise=normalise), blobs(FACE + 14, 1).requires_grad_()
     logits, mu, logvar = model(heat, noise(1))
-    losses.elbo(logits, model.reframe(heat, heat).detach(), mu, logvar, 1.0, 0.0)[0].backward()
+    duld.elbo(logits, model.reframe(heat, heat).detach(), mu, logvar, 1.0, 0.0)[0].backward()
     assert all(value.grad is not None and value.grad.any() for value in model.parameters())
     assert heat.grad is not None and heat.grad.isfinite().all() and heat.grad.any()
 
@@ -211,14 +212,14 @@ def test_learns_to_tell_poses_apart() -> None:
     told = []
     for step in range(60):
         logits, mu, logvar = model(heat, noise(24, step))
-        loss, reconstruction, _ = losses.elbo(logits, target, mu, logvar, 0.1, 0.05)
+        loss, reconstruction, _ = duld.elbo(logits, target, mu, logvar, 0.1, 0.05)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         told.append(reconstruction.item())
     assert told[-1] < 0.6 * told[0]
     mu = model.encode(heat)[0].detach()
-    assert losses.active_units(mu) >= 2
+    assert duld.active_units(mu) >= 2
     gap = torch.cdist(mu, mu) + torch.diag(torch.full((24,), torch.inf))
     assert torch.equal(pose[gap.argmin(1)], pose)
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from smoke.project import Project, ran, restored
-from uld import params
+from uld.base import params
 
 ROW = [*(f"{stage}@zeroshot" for stage in ("discover", "predict", "regress", "evaluate")), "report"]
 
@@ -37,7 +37,7 @@ def test_a_queued_experiment_runs_the_changed_row_from_committed_files(fewer: tu
 
 
 def test_one_more_round_runs_what_is_new(project: Project) -> None:
-    project.run(sys.executable, "-m", "uld.cli", "rounds", "duld", "2")
+    project.run(sys.executable, "-m", "uld", "rounds", "duld", "2")
     assert params.load(project.root / "params.yaml")["rounds"]["duld-2"] == {
         "features": "trained",
         "start": "duld-1",

@@ -12,7 +12,7 @@ from smoke.project import Project
 # one image a shard; dies without a word after writing the sixth and before noting that it did
 FEATURES = """
 import os, runpy, signal
-from uld.features import store
+from uld.diffusion import store
 store.SHARD_BYTES, write, computed = 1, store._write_shard, []
 def writing(chunks, first, *rest):
     write(chunks, first, *rest)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from smoke.project import Project
-from uld.artifacts import read_predictions
+from uld.artifacts.predictions import read_predictions
 
 
 @pytest.mark.parametrize("row", ["zeroshot", "duld", "resting", "duld_pp"])
@@ -18,7 +18,7 @@ def test_predict_on_photographs_equals_the_cached_prediction(finished: Project, 
     names = list(cached.images[test])
     photographs = [f"photos/{name}" for name in names]
     out = f"{tmp_path}/landmarks.csv"
-    finished.run(sys.executable, "-m", "uld.cli", "predict", f"artifacts/detectors/{row}", *photographs, "--out", out)
+    finished.run(sys.executable, "-m", "uld", "predict", f"artifacts/detectors/{row}", *photographs, "--out", out)
     told = pd.read_csv(out)
     assert told["image"].unique().tolist() == photographs
     xy = told[["x", "y"]].to_numpy().reshape(len(names), -1, 2)

@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from smoke.project import Project
-from uld import artifacts
-from uld.features.store import FeatureStore
+from uld.artifacts.labels import read_labels
+from uld.diffusion.store import FeatureStore
 
 # one image a shard
 SHARDS = """
 import os, runpy
-from uld.features import store
+from uld.diffusion import store
 store.SHARD_BYTES, write = 1, store._write_shard
 def writing(chunks, first, *rest):
     os.write(1, b"<%d>" % first)  # in one piece: the processes share the pipe
@@ -52,7 +52,7 @@ def test_latents_are_read_by_all(project: Project) -> None:
         heads.append(head(project, "silk"))
     for count in ("1", "2"):
         project.run(sys.executable, "-m", "stages.cluster", "duld-1", ULD_NPROC=count)
-        labels.append(artifacts.read_labels(project.root / "artifacts/labels/duld-1/labels.h5"))
+        labels.append(read_labels(project.root / "artifacts/labels/duld-1/labels.h5"))
     same(*heads)
     np.testing.assert_array_equal(labels[1].label, labels[0].label)
     np.testing.assert_allclose(labels[1].xy, labels[0].xy, atol=1e-3)

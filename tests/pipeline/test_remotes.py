@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from smoke.project import Project, ran
-from uld import params
+from uld.base import params
 
 ROW = "evaluate@zeroshot"
 STORE = "artifacts/features/trained.zarr"

@@ -9,7 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from smoke.project import Project, ran
-from uld.artifacts import read_annotations, read_labels, read_predictions
+from uld.artifacts.annotations import read_annotations
+from uld.artifacts.labels import read_labels
+from uld.artifacts.predictions import read_predictions
 
 
 def test_every_output_is_there(finished: Project) -> None:
@@ -156,5 +158,5 @@ def test_plots_show_draws_the_ced(finished: Project) -> None:
 
 
 def test_results_table(finished: Project) -> None:
-    said = finished.run(sys.executable, "-m", "uld.cli", "table", "--format", "csv").splitlines()
+    said = finished.run(sys.executable, "-m", "uld", "table", "--format", "csv").splitlines()
     assert [line.split(",")[0] for line in said] == ["row", "mean_shape", "zeroshot", "duld", "resting", "duld_pp"]

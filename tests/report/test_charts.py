@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from uld.artifacts import Landmarks
+from uld.artifacts.landmarks import Landmarks
 from uld.report import charts
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uld import coords
+from uld.geometry import coords
 from uld.report import figures, palette
 
 GREY = np.full((60, 80, 3), 128, np.uint8)

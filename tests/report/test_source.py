@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from uld import params
-from uld.errors import ParamsError
+from uld.base import params
+from uld.base.errors import ParamsError
 from uld.report import source
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from uld import params, roi
-from uld.errors import DataError, ParamsError
-from uld.images import Pixels
+from uld import roi
+from uld.base import params
+from uld.base.errors import DataError, ParamsError
+from uld.images.decode import Pixels
 from uld.roi import Box
 from uld.roi.full import Full, FullParams
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from uld import roi
-from uld.errors import DataError, NotInstalled, ParamsError
+from uld.base.errors import DataError, NotInstalled, ParamsError
 from uld.roi.torchvision import Torchvision, TorchvisionParams
 from uld.roi.transformers import Transformers, TransformersParams
 

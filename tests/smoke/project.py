@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from smoke.generate import photographs
-from uld import edit, params
+from uld.base import params
+from uld.commands import edit
 
 ROOT = Path(__file__).parents[2]
 Done = subprocess.CompletedProcess[str]

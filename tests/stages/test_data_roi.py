@@ -8,8 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from uld import artifacts, coords
-from uld.crops import Crops
+from uld.artifacts.annotations import read_annotations
+from uld.artifacts.boxes import read_boxes
+from uld.geometry import coords
+from uld.images.crops import Crops
 
 ROOT = Path(__file__).parents[2]
 PARAMS = """
@@ -49,11 +51,11 @@ def test_both_stages(project: Path) -> None:
     assert "9 files: 6 to train, 2 to test, 1 kept out" in data.stdout
     found = run(project, "roi")
     assert found.returncode == 0, found.stderr
-    boxes = artifacts.read_boxes(project / "artifacts/roi/boxes.csv")
+    boxes = read_boxes(project / "artifacts/roi/boxes.csv")
     assert boxes["provider"].tolist() == ["annotation:points"] * 6 + ["full"] * 2
     assert boxes.iloc[0][["x1", "y1", "x2", "y2"]].tolist() == [9.5, 4.5, 40.5, 35.5]
     crops = Crops(project / "artifacts/roi/crops.zarr")
-    marks = artifacts.read_annotations(project / "artifacts/data/annotations.h5").sets["points"].xy
+    marks = read_annotations(project / "artifacts/data/annotations.h5").sets["points"].xy
     at = coords.apply(crops.affine[:6], marks)[:, 1]  # the white dot's centre, in the crop
     for crop, (x, y) in zip(crops.images(np.arange(6)), at, strict=True):
         weight = crop[..., 0].astype(float)

@@ -16,9 +16,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from uld import artifacts, crops
-from uld.artifacts import Annotations, AnnotationSet, Labels, Landmarks, Predictions
-from uld.errors import ArtifactError
+from uld.artifacts.annotations import Annotations, AnnotationSet, write_annotations
+from uld.artifacts.files import write_json, write_table
+from uld.artifacts.labels import Labels, write_labels
+from uld.artifacts.landmarks import Landmarks, write_landmarks
+from uld.artifacts.predictions import Predictions, read_predictions, write_predictions
+from uld.base.errors import ArtifactError
+from uld.images import crops
 
 ROOT = Path(__file__).parents[2]
 N, TRAIN, K = 30, 20, 4
@@ -100,7 +104,7 @@ def write_row(row: str, xy: np.ndarray) -> None:
     found[::3, :1] = np.nan
     views = np.stack([xy, xy + 1], axis=1)
     one = Predictions(IMAGES, SPLIT, found, value, xy, value, views, np.array([False, False]))
-    artifacts.write_predictions(Path(f"artifacts/predictions/{row}.h5"), one)
+    write_predictions(Path(f"artifacts/predictions/{row}.h5"), one)
     near = np.tile(np.arange(8), (k, 1))
     near[-1:, 5:] = -1  # the last landmark has five exemplars only
     places = np.where(near[..., None] < 0, np.nan, xy[near, np.arange(k)[:, None]]).astype(np.float32)
@@ -108,8 +112,8 @@ def write_row(row: str, xy: np.ndarray) -> None:
     sample = rng.normal(size=(len(label), 6 if k else 0)).astype(np.float16)
     centroids = np.zeros((k, sample.shape[1]), np.float32)
     kept = Landmarks(centroids, np.arange(k) + 50, near, places, sample, label)
-    artifacts.write_landmarks(Path(f"artifacts/landmarks/{row}/landmarks.h5"), kept)
-    artifacts.write_json(Path(f"artifacts/landmarks/{row}/quality.json"), {"silhouette": 0.5} if k else {})
+    write_landmarks(Path(f"artifacts/landmarks/{row}/landmarks.h5"), kept)
+    write_json(Path(f"artifacts/landmarks/{row}/quality.json"), {"silhouette": 0.5} if k else {})
 
 
 @pytest.fixture
@@ -125,12 +129,12 @@ def truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
         (tmp_path / name).write_bytes(cv2.imencode(".png", photo)[1].tobytes())
     corners = {"x1": 4.5, "y1": 2.5, "x2": 44.5, "y2": 42.5, "score": 1.0, "provider": "full"}
     boxes = pd.DataFrame({"image": IMAGES, "split": SPLIT, **corners})
-    artifacts.write_table(Path("artifacts/roi/boxes.csv"), boxes)
-    artifacts.write_table(Path("artifacts/roi/missing.csv"), pd.DataFrame(columns=["image", "split", "reason"]))
+    write_table(Path("artifacts/roi/boxes.csv"), boxes)
+    write_table(Path("artifacts/roi/missing.csv"), pd.DataFrame(columns=["image", "split", "reason"]))
     crops.write(Path("artifacts/roi/crops.zarr"), tmp_path, boxes, MARGIN, SIZE)
     index = pd.DataFrame({"image": [*IMAGES, "zz.png"], "width": 50, "height": 45, "status": "ok"})
     index.loc[N, "status"] = "unreadable"
-    artifacts.write_table(Path("artifacts/data/index.csv"), index)
+    write_table(Path("artifacts/data/index.csv"), index)
     annotate(xy)
     Path("params.yaml").write_text(PARAMS)
     landmarks = xy[:, :K] + 2
@@ -139,8 +143,8 @@ def truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     write_row("mean_shape", np.zeros((N, 0, 2)))
     score("found", "mean_shape")
     stage("poses")
-    artifacts.write_json(Path("metrics/backbone.json"), {"loss": {"held_out": 0.0467}})
-    artifacts.write_json(Path("metrics/heads/frozen.json"), {"self_match": 0.81})
+    write_json(Path("metrics/backbone.json"), {"loss": {"held_out": 0.0467}})
+    write_json(Path("metrics/heads/frozen.json"), {"self_match": 0.81})
     return xy
 
 
@@ -148,7 +152,7 @@ def annotate(xy: np.ndarray | None) -> None:
     sets = {"p2": AnnotationSet(xy[:, :2].astype(np.float32)), "p5": AnnotationSet(xy.astype(np.float32), (0,), (1,))} \
         if xy is not None else {}  # fmt: skip
     images = IMAGES if xy is not None else IMAGES[:0]
-    artifacts.write_annotations(Path("artifacts/data/annotations.h5"), Annotations(images, sets))
+    write_annotations(Path("artifacts/data/annotations.h5"), Annotations(images, sets))
 
 
 def test_the_page_is_whole_and_self_contained(truth: np.ndarray) -> None:
@@ -213,7 +217,7 @@ def test_rounds_of_self_training(truth: np.ndarray) -> None:
     with pytest.raises(ArtifactError, match=r"metrics/rounds/a-1.json is missing: run `dvc repro cluster@a-1`"):
         stage("report")
     for number, name in enumerate(("a-1", "b-1", "a-2")):
-        artifacts.write_json(Path(f"metrics/rounds/{name}.json"), {"detections": number + 1.5, "silhouette": 0.1})
+        write_json(Path(f"metrics/rounds/{name}.json"), {"detections": number + 1.5, "silhouette": 0.1})
     page = report()
     assert page.open == []
     assert "Rounds of self-training" in page.text
@@ -225,7 +229,7 @@ def test_poses_against_yaw(truth: np.ndarray) -> None:
     """Two pose clusters: one is all left profiles, the other nearly all frontal."""
     index = pd.read_csv("artifacts/data/index.csv")
     left = np.arange(N) % 3 == 0
-    artifacts.write_table(Path("artifacts/data/index.csv"), index.assign(yaw=[*np.where(left, -75.0, 5.0), np.nan]))
+    write_table(Path("artifacts/data/index.csv"), index.assign(yaw=[*np.where(left, -75.0, 5.0), np.nan]))
     score("found", "mean_shape")
     nothing = np.zeros(TRAIN)
     pose = left[:TRAIN].astype(int)
@@ -234,8 +238,8 @@ def test_poses_against_yaw(truth: np.ndarray) -> None:
         np.arange(TRAIN), nothing.astype(int), nothing.astype(int), np.zeros((TRAIN, 2), np.float32),
         nothing.astype(np.float32), nothing > 0, pose,
     )  # fmt: skip
-    artifacts.write_labels(Path("artifacts/rounds/b-1/labels.h5"), labels)
-    artifacts.write_labels(Path("artifacts/rounds/a-1/labels.h5"), replace(labels, pose=None))
+    write_labels(Path("artifacts/rounds/b-1/labels.h5"), labels)
+    write_labels(Path("artifacts/rounds/a-1/labels.h5"), replace(labels, pose=None))
     lines = "rounds: {a-1: {start: s, step: a}, b-1: {start: a-1, step: b}}"
     Path("params.yaml").write_text(PARAMS.replace("rounds: {}", lines))
     stage("poses")
@@ -244,13 +248,13 @@ def test_poses_against_yaw(truth: np.ndarray) -> None:
     assert told["b-1"]["accuracy"] == pytest.approx(19 / 20)
     assert told["b-1"]["ranges"] == pytest.approx({"left_profile": 7 / 8, "frontal": 1})
     for name in ("a-1", "b-1"):
-        artifacts.write_json(Path(f"metrics/rounds/{name}.json"), {"detections": 1.5})
+        write_json(Path(f"metrics/rounds/{name}.json"), {"detections": 1.5})
     text = re.sub(r"\s+", " ", report().text)
     assert "by where the head turns" in text
     assert "From left to right in yaw" in text
     assert Path("report/poses.png").exists()
     lines = pd.read_csv("plots/poses.csv")
-    artifacts.write_table(Path("plots/poses.csv"), lines[lines["range"].isin(["overall", "frontal"])])
+    write_table(Path("plots/poses.csv"), lines[lines["range"].isin(["overall", "frontal"])])
     text = re.sub(r"\s+", " ", report().text)
     assert "by where the head turns" in text
     assert "No pose clusters beside yaw: most heads of each of them turn the same way (frontal)." in text
@@ -329,8 +333,8 @@ def test_fewer_images_than_asked_for(truth: np.ndarray) -> None:
 
 def test_a_landmark_that_is_never_detected(truth: np.ndarray) -> None:
     path = Path("artifacts/predictions/found.h5")
-    one = artifacts.read_predictions(path)
-    artifacts.write_predictions(path, replace(one, xy=np.full_like(one.xy, np.nan)))
+    one = read_predictions(path)
+    write_predictions(path, replace(one, xy=np.full_like(one.xy, np.nan)))
     score("found")
     assert report().open == []
 

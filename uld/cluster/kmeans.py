@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
-from uld import runtime
+from uld.base import runtime
+from uld.base.errors import ULDError
 from uld.cluster.spool import Table, pieces
-from uld.errors import ULDError
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from uld import coords, runtime
+from uld.base import runtime
 from uld.cluster.kmeans import Clusters
 from uld.cluster.spool import Table
-from uld.features.source import Rows
+from uld.geometry import coords
+from uld.geometry.frames import Rows
 from uld.methods.base import Source
 
 SAMPLE = 10_000  # points that the two scores are computed on: the silhouette is quadratic in them

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from uld import runtime
+from uld.base.scratch import unnamed_file
 
 # rows: a multiple of the 4,096 that faiss takes at a time, and so many that it takes its way for large tables; so a
 # nearest centroid found piece by piece is, bit by bit, that of the whole
@@ -29,7 +29,7 @@ class Spool:
 
     def __init__(self) -> None:
         self.shape = 0, 0
-        self._file = runtime.unnamed()
+        self._file = unnamed_file()
         weakref.finalize(self, self._file.close)
 
     def append(self, rows: NDArray[np.float32]) -> None:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.spatial.distance import cdist
 
+from uld.base.errors import ULDError
 from uld.cluster import kmeans
 from uld.cluster.spool import Table, pieces, take
-from uld.errors import ULDError
 
 log = logging.getLogger(__name__)
 

@@ -3,9 +3,9 @@
 from importlib import import_module
 from pathlib import Path
 
+from uld.base.errors import ParamsError
 from uld.datasets.base import Dataset
 from uld.datasets.index import build
-from uld.errors import ParamsError
 
 TABLE = {
     "orl": "uld.datasets.orl:Orl",

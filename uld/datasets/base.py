@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from uld.artifacts import Annotations
+from uld.artifacts.annotations import Annotations
 
 
 class Dataset(ABC):

@@ -5,12 +5,12 @@ from pathlib import Path
 import pandas as pd
 from pydantic.dataclasses import dataclass
 
-from uld.artifacts import Annotations, AnnotationSet
+from uld.artifacts.annotations import Annotations, AnnotationSet
+from uld.base.errors import DataError
+from uld.base.params import CLOSED
 from uld.datasets import markup
 from uld.datasets.base import Dataset
 from uld.datasets.markup import five
-from uld.errors import DataError
-from uld.params import CLOSED
 
 TABLE = "faces.csv"
 

@@ -10,12 +10,12 @@ import pandas as pd
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from uld.artifacts import Annotations, AnnotationSet
+from uld.artifacts.annotations import Annotations, AnnotationSet
+from uld.base.errors import DataError
+from uld.base.params import CLOSED
 from uld.datasets import markup, splits
 from uld.datasets.base import Dataset
-from uld.errors import DataError
-from uld.images import SUFFIXES
-from uld.params import CLOSED
+from uld.images.decode import SUFFIXES
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,12 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
-from uld import images, runtime
-from uld.artifacts import Annotations
+from uld.artifacts.annotations import Annotations
+from uld.base import random, runtime
+from uld.base.errors import DataError
 from uld.datasets import splits
 from uld.datasets.base import Dataset
-from uld.errors import DataError
+from uld.images import decode
 
 COLUMNS = ["image", "split", "group", "width", "height", "sha256", "status", "reason"]
 SHOWN = 5  # paths listed in a message
@@ -41,7 +42,7 @@ def build(dataset: Dataset, seed: int) -> tuple[pd.DataFrame, Annotations]:
     ok = index["status"] == "ok"
     index.loc[~ok, "split"] = ""
     if (index.loc[ok, "split"] == "").all():
-        rng = runtime.rng(seed, "split")
+        rng = random.rng(seed, "split")
         index.loc[ok, "split"] = splits.draw(index.loc[ok, "group"].to_numpy(object), dataset.test, rng)
     splits.check(index[ok])
     columns = [*COLUMNS, *(name for name in ("yaw",) if name in index)]
@@ -54,14 +55,14 @@ def _inspect(root: Path, files: pd.DataFrame) -> pd.DataFrame:
     def look(image: str) -> _Facts:
         digest = ""
         try:
-            data = images.read(root / image)
+            data = decode.read(root / image)
             digest = hashlib.sha256(data).hexdigest()
-            height, width = images.decode_bytes(data, image).shape[:2]
+            height, width = decode.decode_bytes(data, image).shape[:2]
         except DataError as error:
             return _Facts(0, 0, digest, str(error).removeprefix(f"{root / image}: ").removeprefix(f"{image}: "))
         return _Facts(width, height, digest, "")
 
-    found = images.ahead(look, files["image"], runtime.threads())
+    found = decode.ahead(look, files["image"], runtime.threads())
     shown = track(found, "reading images", total=len(files), console=Console(stderr=True))
     facts = pd.DataFrame(shown, index=files.index, columns=list(_Facts._fields))
     return pd.concat([files, facts], axis=1)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from uld.errors import DataError
+from uld.base.errors import DataError
 
 log = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 from pydantic.dataclasses import dataclass
 
-from uld.artifacts import Annotations, AnnotationSet
+from uld.artifacts.annotations import Annotations, AnnotationSet
+from uld.base.errors import DataError, NotInstalled
+from uld.base.params import CLOSED
 from uld.datasets import markup
 from uld.datasets.base import Dataset
 from uld.datasets.markup import LEFT_EYE, RIGHT_EYE, five
-from uld.errors import DataError, NotInstalled
-from uld.params import CLOSED
 
 PEOPLE, PHOTOS, TRAINING_PEOPLE = 40, 10, 30
 

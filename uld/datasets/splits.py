@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from uld.artifacts import SPLITS
-from uld.errors import DataError
+from uld.artifacts.files import SPLITS
+from uld.base.errors import DataError
 
 
 def draw(group: NDArray[Any], test: float, rng: np.random.Generator) -> NDArray[Any]:

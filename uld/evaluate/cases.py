@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from uld import artifacts
-from uld.artifacts import Annotations, AnnotationSet, Predictions
-from uld.errors import ArtifactError
+from uld.artifacts.annotations import Annotations, AnnotationSet, read_annotations
+from uld.artifacts.boxes import read_boxes
+from uld.artifacts.files import read_table
+from uld.artifacts.predictions import Predictions, read_predictions
+from uld.base.errors import ArtifactError
 from uld.evaluate import yaw
 from uld.evaluate.protocols import Protocol
 
@@ -71,17 +73,17 @@ def load(row: str, folder: Path = Path("artifacts")) -> Inputs:
     Raises:
         ArtifactError: a file is missing, or predictions and boxes are of different images.
     """
-    predictions = artifacts.read_predictions(folder / "predictions" / f"{row}.h5")
-    boxes = artifacts.read_boxes(folder / "roi" / "boxes.csv")
+    predictions = read_predictions(folder / "predictions" / f"{row}.h5")
+    boxes = read_boxes(folder / "roi" / "boxes.csv")
     if not np.array_equal(boxes["image"].to_numpy(dtype=object), predictions.images):
         raise ArtifactError(f"predictions of '{row}' do not fit boxes.csv: run `dvc repro predict@{row}`.")
-    index = artifacts.read_table(folder / "data" / "index.csv", "data").set_index("image")
-    missing = artifacts.read_table(folder / "roi" / "missing.csv", "roi")
+    index = read_table(folder / "data" / "index.csv", "data").set_index("image")
+    missing = read_table(folder / "roi" / "missing.csv", "roi")
     return Inputs(
         predictions,
         boxes[["x1", "y1", "x2", "y2"]].to_numpy(dtype=np.float64),
         index.reindex(predictions.images),
-        align(artifacts.read_annotations(folder / "data" / "annotations.h5"), predictions.images),
+        align(read_annotations(folder / "data" / "annotations.h5"), predictions.images),
         len(missing),
     )
 

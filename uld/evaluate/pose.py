@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from uld.errors import ULDError
+from uld.base.errors import ULDError
 
 EDGES = (-60.0, -30.0, 30.0, 60.0)  # degrees: profile, half profile, frontal, and the same to the other side
 RANGES = ("left_profile", "left_half", "frontal", "right_half", "right_profile")  # of these edges, as metrics name them

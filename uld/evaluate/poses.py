@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from uld import artifacts
-from uld.cluster.posed import poses_of
+from uld.artifacts.annotations import read_annotations
+from uld.artifacts.boxes import read_boxes
+from uld.artifacts.files import read_table
+from uld.artifacts.labels import read_labels
 from uld.evaluate import pose, yaw
 from uld.evaluate.cases import align
+from uld.landmarks.posed import poses_of
 
 COLUMNS = ["step", "number", "round", "range", "accuracy"]
 OVERALL = "overall"
@@ -28,14 +31,14 @@ def of_rounds(rounds: dict[str, str], folder: Path = Path("artifacts")) -> tuple
     Raises:
         ArtifactError: a round has no labels.
     """
-    images = artifacts.read_boxes(folder / "roi" / "boxes.csv")["image"].to_numpy(dtype=object)
-    index = artifacts.read_table(folder / "data" / "index.csv", "data").set_index("image").reindex(images)
-    known = yaw.of_images(index, align(artifacts.read_annotations(folder / "data" / "annotations.h5"), images))
+    images = read_boxes(folder / "roi" / "boxes.csv")["image"].to_numpy(dtype=object)
+    index = read_table(folder / "data" / "index.csv", "data").set_index("image").reindex(images)
+    known = yaw.of_images(index, align(read_annotations(folder / "data" / "annotations.h5"), images))
     tree: dict[str, Any] = {}
     lines: list[tuple[str, int, str, str, float]] = []
     numbers: dict[str, int] = {}
     for name, step in rounds.items():
-        labels = artifacts.read_labels(folder / "rounds" / name / "labels.h5")
+        labels = read_labels(folder / "rounds" / name / "labels.h5")
         number = numbers[step] = numbers.get(step, 0) + 1
         own = poses_of(labels, np.arange(len(images)), 0)  # of the images as they are, not mirrored
         if not np.isfinite(known[own >= 0]).any():

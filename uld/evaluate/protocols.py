@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from uld.errors import ParamsError
-from uld.params import CLOSED
+from uld.base.errors import ParamsError
+from uld.base.params import CLOSED
 
 ALL = 0  # in `Protocol.rows`: every annotated training image
 

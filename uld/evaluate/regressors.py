@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uld import runtime
+from uld.base import random
 from uld.evaluate.cases import Array, Case, present
 from uld.evaluate.completion import complete
 from uld.evaluate.protocols import ALL, Protocol
@@ -110,7 +110,7 @@ def draw(case: Case, seed: int) -> dict[str, NDArray[np.int64]]:
         if count == len(case.pool):
             draws[label(number)] = case.pool[None]
         elif count < len(case.pool):
-            rng = runtime.rng(seed, "regress", number)
+            rng = random.rng(seed, "regress", number)
             picks = [rng.permutation(case.pool)[:count] for _ in range(case.protocol.repeats)]
             draws[label(number)] = np.sort(np.stack(picks), axis=1)
     return draws

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from uld import runtime
-from uld.errors import ArtifactError
+from uld.base import random
+from uld.base.errors import ArtifactError
 from uld.evaluate import ced, nme, pose
 from uld.evaluate.cases import Case, Inputs, cases, present
 from uld.evaluate.pck import match, pck, raw_accuracy
@@ -163,7 +163,7 @@ def _errors(case: Case, regressors: dict[str, Any], prefix: str) -> Errors:
 
 def _summary(way: str, errors: NDArray[np.float32], params: EvaluateParams, seed: int) -> dict[str, Any]:
     """Figures of one direction; PCK and the CED's two numbers are of the forward map only."""
-    low, high = nme.interval(errors, params.bootstrap, runtime.rng(seed, "bootstrap"))
+    low, high = nme.interval(errors, params.bootstrap, random.rng(seed, "bootstrap"))
     out: dict[str, Any] = {f"{way}_nme": nme.nme(errors), f"{way}_low": low, f"{way}_high": high}
     images = _known(nme.image_nme(errors))
     if way == "forward" and len(images):

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
-from uld.artifacts import Predictions
+from uld.artifacts.predictions import Predictions
 from uld.evaluate.cases import Array, present
 from uld.evaluate.nme import mean
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from uld.artifacts import AnnotationSet
+from uld.artifacts.annotations import AnnotationSet
 
 LEAST = 12  # points that an estimate needs
 # annotators move the jaw points along with the visible contour, so they say too little of a turn; the chin stays
@@ -16,7 +16,7 @@ FIXED = np.array([8, *range(17, 68)])
 @cache
 def _model() -> NDArray[np.float64]:
     """(68, 3) The points of an average head, x to the right of the image, y down, z towards the viewer."""
-    from uld.faces3d import head, landmarks  # a second, and few ask for it
+    from uld.datasets.heads3d import head, landmarks  # a second, and few ask for it
 
     index, weights = landmarks.corners()
     return np.asarray((head.skin().chart.reshape(-1, 3)[index] * weights[..., None]).sum(1))

@@ -2,7 +2,7 @@
 
 import importlib
 
-from uld.errors import ParamsError
+from uld.base.errors import ParamsError
 from uld.keypoints.base import Keypoints
 
 POINTS = {

@@ -11,10 +11,10 @@ from pydantic.dataclasses import dataclass
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
-from uld import coords
-from uld.images import Pixels
+from uld.base.params import CLOSED
+from uld.geometry import coords
+from uld.images.decode import Pixels
 from uld.keypoints.base import Keypoints, grey
-from uld.params import CLOSED
 
 CANDIDATES = 2000  # strongest points that suppression chooses from; it compares all pairs
 BORDER = 4  # pixels of a pyramid level; ORB's own 31 are for descriptors and would leave nothing of a small crop

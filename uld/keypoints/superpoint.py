@@ -22,11 +22,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from uld import coords, runtime
-from uld.errors import ULDError
+from uld.base import runtime
+from uld.base.errors import ULDError
+from uld.base.params import CLOSED
+from uld.geometry import coords
+from uld.geometry.peaks import peaks
 from uld.keypoints.base import Keypoints, grey
-from uld.nms import peaks
-from uld.params import CLOSED
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,12 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from uld.artifacts import Labels, Landmarks
-from uld.coords import Affine
-from uld.errors import ULDError
-from uld.features.bank import Bank
+from uld.artifacts.labels import Labels
+from uld.artifacts.landmarks import Landmarks
+from uld.base.errors import ULDError
+from uld.geometry.coords import Affine
 from uld.models import Head
+from uld.sources.views import Bank
 
 
 class Source(Protocol):

@@ -14,21 +14,23 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from uld import contrastive
-from uld.artifacts import Labels, Landmarks
-from uld.cluster import assign, kmeans, label
-from uld.cluster.detect import DetectParams
-from uld.cluster.draw import describe, draw
+from uld.artifacts.labels import Labels
+from uld.artifacts.landmarks import Landmarks
+from uld.base.params import CLOSED
+from uld.cluster import kmeans
 from uld.cluster.kmeans import Clusters
-from uld.cluster.label import Pool
 from uld.cluster.quality import quality
-from uld.cluster.recentre import hold, means_at, recentre, wander
 from uld.cluster.spool import Spool, Table
-from uld.contrastive import TrainParams
-from uld.features import views
+from uld.geometry import views
+from uld.landmarks import assign, label
+from uld.landmarks.detect import DetectParams
+from uld.landmarks.draw import describe, draw
+from uld.landmarks.label import Pool
+from uld.landmarks.recentre import hold, means_at, recentre, wander
 from uld.methods.base import Discovery, Found, Marked, Method, Source, Training
 from uld.models import Head
-from uld.params import CLOSED
+from uld.training import self_training
+from uld.training.self_training import TrainParams
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -133,7 +135,7 @@ class DULD(Method):
 
     def train(self, head: Head, training: Training) -> tuple[Head, pd.DataFrame]:
         """Detector: squared error against Gaussians. Descriptors: contrastive loss."""
-        return contrastive.train(head, training, self.params.train)
+        return self_training.train(head, training, self.params.train)
 
     # --- find ---
 

@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from uld import proxy
-from uld.artifacts import Labels, Landmarks
-from uld.cluster import label, posed
-from uld.cluster.detect import DetectParams
-from uld.cluster.posed import TwoStageParams
+from uld.artifacts.labels import Labels
+from uld.artifacts.landmarks import Landmarks
+from uld.base.params import CLOSED
+from uld.landmarks import label, posed
+from uld.landmarks.detect import DetectParams
+from uld.landmarks.posed import TwoStageParams
 from uld.methods.base import Discovery, Found, Marked, Method, Source, Training
 from uld.models import Head
-from uld.params import CLOSED
-from uld.proxy import ContrastParams
+from uld.training import proxy
+from uld.training.proxy import ContrastParams
 
 
 @dataclass(frozen=True, config=CLOSED)

@@ -13,18 +13,20 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from uld import contrastive
-from uld.artifacts import Labels, Landmarks
-from uld.cluster import kmeans, label
-from uld.cluster.detect import DetectParams
+from uld.artifacts.labels import Labels
+from uld.artifacts.landmarks import Landmarks
+from uld.base.errors import ULDError
+from uld.base.params import CLOSED
+from uld.cluster import kmeans
 from uld.cluster.kmeans import Clusters
 from uld.cluster.quality import quality
 from uld.cluster.spool import Table
-from uld.contrastive import TrainParams
-from uld.errors import ULDError
+from uld.landmarks import label
+from uld.landmarks.detect import DetectParams
 from uld.methods.base import Discovery, Found, Marked, Method, Source, Training
 from uld.models import Head
-from uld.params import CLOSED
+from uld.training import self_training
+from uld.training.self_training import TrainParams
 
 FEWEST = 2  # labels in an image and in its mirror image, or the round does without it
 
@@ -103,7 +105,7 @@ class MallisD(Method):
 
     def train(self, head: Head, training: Training) -> tuple[Head, pd.DataFrame]:
         """As in D-ULD, on the images that have labels."""
-        return contrastive.train(head, training, self.params.train, np.unique(training.labels.image))
+        return self_training.train(head, training, self.params.train, np.unique(training.labels.image))
 
     # --- find ---
 

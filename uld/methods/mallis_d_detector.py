@@ -15,23 +15,27 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from uld import contrastive, coords, heatmaps, losses, runtime
-from uld.artifacts import Labels, Landmarks
-from uld.cluster import assign, kmeans, label
-from uld.cluster.detect import PeakParams
+from uld.artifacts.labels import Labels
+from uld.artifacts.landmarks import Landmarks
+from uld.base import runtime
+from uld.base.errors import ULDError
+from uld.base.params import CLOSED
+from uld.cluster import kmeans
 from uld.cluster.kmeans import Clusters
 from uld.cluster.quality import quality
 from uld.cluster.spool import Spool, pieces
-from uld.cluster.summary import summarise
-from uld.contrastive import Taught
-from uld.errors import ULDError
-from uld.features import views
-from uld.features.bank import Ahead, Batch
+from uld.geometry import coords, heatmaps, views
+from uld.landmarks import assign, label
+from uld.landmarks.detect import PeakParams
+from uld.landmarks.summary import summarise
+from uld.losses import mallis
 from uld.methods.base import Discovery, Found, Marked, Method, Source, Training
 from uld.models import Head
-from uld.models.learned import LearnedHead
-from uld.optimise import optimise
-from uld.params import CLOSED
+from uld.models.heads import LearnedHead
+from uld.sources.views import Ahead, Batch
+from uld.training import self_training
+from uld.training.fit import optimise
+from uld.training.self_training import Taught
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -127,7 +131,7 @@ class MallisDDetector(Method):
     def train(self, head: Head, training: Training) -> tuple[Head, pd.DataFrame]:
         """Cross entropy of each channel with the Gaussian of its landmark, where there is a label."""
         p, bank = self.params.train, training.bank
-        one, count = contrastive.trainable(head, training.name), contrastive.landmarks(training)
+        one, count = self_training.trainable(head, training.name), self_training.landmarks(training)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(training.rng(p.steps).integers(2**31)))  # no step draws from this stream
             model = one.with_channels(count)
@@ -143,9 +147,9 @@ class MallisDDetector(Method):
         def step(number: int) -> tuple[Tensor, dict[str, Tensor]]:
             batch, xy = batches(number)
             logits = batch.through(model.maps)[1]
-            present = contrastive.within(xy, bank.grid)
+            present = self_training.within(xy, bank.grid)
             target = heatmaps.render(xy.flatten(0, 1)[:, None], bank.grid, p.sigma).unflatten(0, xy.shape[:2])
-            loss = losses.channel_bce(logits, target, batch.inside, present)
+            loss = mallis.channel_bce(logits, target, batch.inside, present)
             return loss, {"present": present.float().mean()}
 
         return model, optimise(model, optimiser, p.steps, step, training.state, training.name)

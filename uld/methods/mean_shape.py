@@ -4,9 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
-from uld.artifacts import Labels, Landmarks
+from uld.artifacts.labels import Labels
+from uld.artifacts.landmarks import Landmarks
+from uld.base.params import CLOSED
 from uld.methods.base import Discovery, Found, Method, Source
-from uld.params import CLOSED
 
 
 @dataclass(frozen=True, config=CLOSED)

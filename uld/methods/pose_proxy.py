@@ -12,18 +12,20 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from uld import proxy
-from uld.artifacts import Labels, Landmarks
-from uld.cluster import kmeans, label
-from uld.cluster.detect import DetectParams
+from uld.artifacts.labels import Labels
+from uld.artifacts.landmarks import Landmarks
+from uld.base.errors import ULDError
+from uld.base.params import CLOSED
+from uld.cluster import kmeans
 from uld.cluster.quality import quality
-from uld.cluster.recentre import hold, means_at
-from uld.errors import ULDError
+from uld.landmarks import label
+from uld.landmarks.detect import DetectParams
+from uld.landmarks.recentre import hold, means_at
 from uld.methods.base import Discovery, Found, Marked, Method, Source, Training
 from uld.models import Head
 from uld.models.pose import PoseParams
-from uld.params import CLOSED
-from uld.proxy import ElboParams
+from uld.training import proxy
+from uld.training.proxy import ElboParams
 
 
 @dataclass(frozen=True, config=CLOSED)

@@ -7,13 +7,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from uld.artifacts import Labels, Landmarks
+from uld.artifacts.labels import Labels
+from uld.artifacts.landmarks import Landmarks
+from uld.base.params import CLOSED
 from uld.cluster import kmeans
-from uld.cluster.draw import draw
 from uld.cluster.quality import quality
-from uld.cluster.summary import summarise
+from uld.landmarks.draw import draw
+from uld.landmarks.summary import summarise
 from uld.methods.base import Discovery, Found, Method, Source
-from uld.params import CLOSED
 
 
 @dataclass(frozen=True, config=CLOSED)

@@ -7,11 +7,11 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from uld.artifacts import atomic
-from uld.errors import ArtifactError, ULDError
+from uld.artifacts.files import atomic
+from uld.base.errors import ArtifactError, ULDError
 from uld.models.aggregator import Aggregator
 from uld.models.frozen import FrozenHead
-from uld.models.learned import LearnedHead
+from uld.models.heads import LearnedHead
 from uld.models.pose import PoseVAE
 
 Head = FrozenHead | LearnedHead

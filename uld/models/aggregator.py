@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uld.coords import resized
-from uld.errors import ULDError
-from uld.features.store import Features
+from uld.base.errors import ULDError
+from uld.diffusion.store import Features
+from uld.geometry.coords import resized
 
 PUBLISHED = {"middle": 96, "width": 384, "groups": 32}  # the sizes of Diffusion Hyperfeatures (NeurIPS 2023)
 

@@ -15,10 +15,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from uld import coords
-from uld.errors import ArtifactError, ULDError
-from uld.features.store import Features, FeatureStore
-from uld.params import CLOSED
+from uld.base.errors import ArtifactError, ULDError
+from uld.base.params import CLOSED
+from uld.diffusion.store import Features, FeatureStore
+from uld.geometry import coords
 
 
 @dataclass(frozen=True, config=CLOSED)

@@ -14,8 +14,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as closed
 from torch import Tensor, nn
 
-from uld.errors import ParamsError, ULDError
-from uld.params import CLOSED
+from uld.base.errors import ParamsError, ULDError
+from uld.base.params import CLOSED
 
 Normalise = Literal["none", "points"]
 QUIET = -3.0  # first logit of a heat map: few points, as in the targets

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.path import Path
 from numpy.typing import NDArray
 
-from uld.artifacts import Landmarks
+from uld.artifacts.landmarks import Landmarks
 from uld.evaluate.pose import RANGES
 from uld.report import palette
 

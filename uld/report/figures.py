@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from uld import coords
-from uld.coords import Affine
-from uld.images import Pixels
+from uld.geometry import coords
+from uld.geometry.coords import Affine
+from uld.images.decode import Pixels
 from uld.report import palette
 
 SUBPIXEL = 4  # fractional bits of OpenCV's drawing coordinates

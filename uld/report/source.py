@@ -10,16 +10,17 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass as closed_dataclass
 
-from uld import artifacts
-from uld.artifacts import Landmarks, Predictions, require
-from uld.crops import Crops
-from uld.errors import ParamsError
+from uld.artifacts.files import read_arrays, read_json, read_table, require
+from uld.artifacts.landmarks import Landmarks, read_landmarks
+from uld.artifacts.predictions import Predictions, read_predictions
+from uld.base.errors import ParamsError
+from uld.base.params import CLOSED
 from uld.evaluate.cases import Inputs, cases, load
 from uld.evaluate.nme import forward_errors, image_nme
 from uld.evaluate.protocols import choose
 from uld.evaluate.regressors import Regressor, label
 from uld.evaluate.scores import TABLES
-from uld.params import CLOSED
+from uld.images.crops import Crops
 
 
 @closed_dataclass(frozen=True, config=CLOSED)
@@ -110,32 +111,32 @@ def read(
         protocol=protocol,
         markup=max(inputs.sets, key=lambda name: inputs.sets[name].xy.shape[1], default=""),
         inputs=inputs,
-        index=artifacts.read_table(folder / "data" / "index.csv", "data"),
+        index=read_table(folder / "data" / "index.csv", "data"),
         crops=Crops(folder / "roi" / "crops.zarr"),
-        landmarks=artifacts.read_landmarks(require(folder / "landmarks" / chosen.row / "landmarks.h5", made_by)),
-        regressors=artifacts.read_arrays(folder / "regressors" / f"{chosen.row}.h5", f"regress@{chosen.row}"),
-        metrics={row: artifacts.read_json(Path("metrics") / f"{row}.json", f"evaluate@{row}") for row in rows},
+        landmarks=read_landmarks(require(folder / "landmarks" / chosen.row / "landmarks.h5", made_by)),
+        regressors=read_arrays(folder / "regressors" / f"{chosen.row}.h5", f"regress@{chosen.row}"),
+        metrics={row: read_json(Path("metrics") / f"{row}.json", f"evaluate@{row}") for row in rows},
         plots={row: _plots(row) for row in rows},
         health=_health(rows),
         rounds=_rounds(rounds),
-        poses=artifacts.read_table(Path("plots/poses.csv"), "poses"),
+        poses=read_table(Path("plots/poses.csv"), "poses"),
         params=params.read_text(encoding="utf-8"),
     )
 
 
 def predictions(row: str) -> Predictions:
     """Predictions of any table row."""
-    return artifacts.read_predictions(Path("artifacts/predictions") / f"{row}.h5")
+    return read_predictions(Path("artifacts/predictions") / f"{row}.h5")
 
 
 def _plots(row: str) -> dict[str, pd.DataFrame]:
-    return {name: artifacts.read_table(Path("plots") / row / f"{name}.csv", f"evaluate@{row}") for name in TABLES}
+    return {name: read_table(Path("plots") / row / f"{name}.csv", f"evaluate@{row}") for name in TABLES}
 
 
 def _rounds(rounds: dict[str, str]) -> dict[str, dict[str, dict[str, float]]]:
     found: dict[str, dict[str, dict[str, float]]] = {}
     for name, step in rounds.items():
-        figures = artifacts.read_json(Path("metrics/rounds") / f"{name}.json", f"cluster@{name}")
+        figures = read_json(Path("metrics/rounds") / f"{name}.json", f"cluster@{name}")
         found.setdefault(step, {})[name] = figures
     return found
 
@@ -150,7 +151,7 @@ def _health(rows: list[str]) -> dict[str, dict[str, dict[str, Any]]]:
     }
     found = {}
     for title, paths in groups.items():
-        trees = {name: artifacts.read_json(path, f"discover@{name}") for name, path in paths.items()}
+        trees = {name: read_json(path, f"discover@{name}") for name, path in paths.items()}
         if kept := {name: tree for name, tree in trees.items() if tree}:
             found[title] = kept
     return found

@@ -13,10 +13,10 @@ from pydantic.dataclasses import dataclass
 from rich.console import Console
 from rich.progress import track
 
-from uld import runtime
-from uld.errors import DataError, ParamsError
-from uld.images import Pixels, ahead, decode
-from uld.params import CLOSED
+from uld.base import runtime
+from uld.base.errors import DataError, ParamsError
+from uld.base.params import CLOSED
+from uld.images.decode import Pixels, ahead, decode
 from uld.roi.base import Box, Context, Provider
 
 TABLE = {

@@ -5,10 +5,10 @@ import warnings
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from uld.artifacts import read_annotations
-from uld.errors import ParamsError
-from uld.images import Pixels
-from uld.params import CLOSED
+from uld.artifacts.annotations import read_annotations
+from uld.base.errors import ParamsError
+from uld.base.params import CLOSED
+from uld.images.decode import Pixels
 from uld.roi.base import Box, Context, Provider
 
 

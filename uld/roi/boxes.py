@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 from pydantic.dataclasses import dataclass
 
-from uld.errors import DataError
-from uld.images import Pixels
-from uld.params import CLOSED
+from uld.base.errors import DataError
+from uld.base.params import CLOSED
+from uld.images.decode import Pixels
 from uld.roi.base import Box, Context, Provider, fingerprint
 
 EDGES = ["x1", "y1", "x2", "y2"]

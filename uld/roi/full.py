@@ -2,8 +2,8 @@
 
 from pydantic.dataclasses import dataclass
 
-from uld.images import Pixels
-from uld.params import CLOSED
+from uld.base.params import CLOSED
+from uld.images.decode import Pixels
 from uld.roi.base import Box, Context, Provider
 
 

@@ -10,10 +10,10 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from uld import runtime
-from uld.errors import DataError, NotInstalled
-from uld.images import Pixels
-from uld.params import CLOSED
+from uld.base import runtime
+from uld.base.errors import DataError, NotInstalled
+from uld.base.params import CLOSED
+from uld.images.decode import Pixels
 from uld.roi.base import Box, Context, Provider, fingerprint, largest
 
 

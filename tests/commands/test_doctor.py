@@ -1,0 +1,548 @@
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+import torch
+
+from uld.base import params, runtime
+from uld.commands import blocks, doctor, edit, plan, presets
+from uld.diffusion import backbone, pinned
+from uld.diffusion.extractor import Extractor, ReadoutParams
+
+ROOT = Path(__file__).parents[2]
+RESTING = {"silk": {"features": "trained"}}
+PLAIN = {"mirror": False, "rotate": 0, "scale": 1}
+
+
+def put(path: Path, **changes: object) -> None:
+    tree = edit.load(path)
+    for key, value in changes.items():
+        edit.put(tree, key.replace("__", "."), value, path)
+    edit.save(path, tree)
+
+
+def findings(path: Path = Path("params.yaml")) -> dict[str, doctor.Line]:
+    return {line.subject: line for line in doctor.examine(path)}
+
+
+@pytest.fixture
+def ready(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of three photographs in which nothing is missing; DVC is not asked."""
+    (project / "photos").mkdir()
+    for name in "abc":
+        (project / f"photos/{name}.png").touch()
+    put(
+        project / "params.yaml",
+        dataset="folder",
+        source="photos",
+        roi__providers=["full"],
+        networks__trained__views=[PLAIN] * 3,
+        networks__untrained__views=[PLAIN] * 2,
+    )
+    monkeypatch.setattr(doctor, "_dvc", lambda: "up to date")
+    monkeypatch.setattr(doctor, "_stage_python", lambda: "python")
+    return project
+
+
+def test_shipped_params_are_sound() -> None:
+    assert blocks.problems(ROOT / "params.yaml") == []
+
+
+def test_all_is_well(ready, uld) -> None:
+    done = uld("doctor")
+    assert done.exit_code == 0, done.output
+    assert "missing" not in done.output
+    assert findings()["data set"].detail.startswith("folder: 3 image files")
+
+
+@pytest.mark.parametrize(
+    ("changes", "subject", "hint"),
+    [
+        ({"source": "nowhere"}, "data set", "set `source`"),
+        ({"roi__providers": ["torchvision"]}, "roi: torchvision", "fasterrcnn.pth is missing"),
+        ({"roi__providers": ["transformers"]}, "roi: transformers", "weights/detr"),
+        ({"backbone": "sd15"}, "backbone", "weights/stable-diffusion-v1-5"),
+        ({"seed": "zero"}, "params", "seed"),
+        ({"backbone": "sd3"}, "params", "'sd3' is no line of backbones"),
+        ({"report__row": "nope"}, "params", "'nope' is no line of variants"),
+        ({"readout__layers": [[0, 0]]}, "params", "not in readout.layers"),
+        ({"variants__zeroshot__start": "duld-9"}, "params", "'duld-9' is no line of starts or rounds"),
+    ],
+)
+def test_what_is_missing_is_named_with_its_remedy(ready, uld, changes: dict, subject: str, hint: str) -> None:
+    put(ready / "params.yaml", **changes)
+    line = findings()[subject]
+    assert line.there is False
+    assert hint in line.detail
+    done = uld("doctor")
+    assert done.exit_code == 1
+    assert "missing" in done.output
+
+
+def chained(a: str = "silk", b: str = "a", **more: str) -> dict[str, dict[str, str]]:
+    """Rounds a, b and more by where they start."""
+    starts = {"a": a, "b": b, **more}
+    return {name: {"features": "trained", "start": start, "step": "duld"} for name, start in starts.items()}
+
+
+def row(start: str) -> dict[str, object]:
+    return {"features": "trained", "start": start, "step": "duld", "landmarks": 10}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"rounds": chained(b="c")},
+            r"rounds\.b\.start: 'c' is no line of starts or rounds, which has frozen, silk, a, b",
+        ),
+        ({"rounds": chained(b="b")}, r"rounds\.b\.start: a round cannot start from itself"),
+        ({"rounds": chained(a="b")}, r"rounds\.a\.start: 'b' is a later round: name .* an earlier round"),
+        ({"rounds": chained(frozen="b")}, r"rounds\.frozen: starts has a line of this name"),
+        ({"variants__duld__start": "d"}, r"variants\.duld\.start: 'd' is no line of starts or rounds"),
+        (
+            {"variants__duld__features": "untrained"},
+            r"variants\.duld\.features: 'untrained' is not what round 'b' was trained on: .* features: trained",
+        ),
+        ({"aggregated": {"silk": {"features": "untrained"}}}, r"aggregated\.silk\.features: .* let it be trained"),
+        ({"aggregated": {"frozen": {"features": "trained"}}}, r"aggregated\.frozen: .* starts with head: learned"),
+        (
+            {"aggregated": {"nope": {"features": "trained"}}},
+            r"aggregated\.nope: it must have the name of a line of starts",
+        ),
+        (
+            {"aggregated": {"trained": {"features": "trained"}}},
+            r"aggregated\.trained: networks has a line of this name",
+        ),
+        ({"starts__silk__features": "silk"}, r"starts\.silk\.features: 'silk' is no line of networks"),
+        (
+            {"rounds__a__features": "silk"},
+            r"rounds\.a\.features: 'silk' is no line of networks or aggregated, .* untrained",
+        ),
+        (
+            {"aggregated": RESTING, "rounds__b__features": "silk", "variants__duld__features": "silk"},
+            r"rounds\.b\.features: 'silk' holds what the aggregator of that start made: begin there, or at a round",
+        ),
+        (
+            {"aggregated": RESTING, "variants__duld": {"features": "silk", "start": "frozen", "step": "duld"}},
+            r"variants\.duld\.features: 'silk' holds what the aggregator of that start made",
+        ),
+        (
+            {"aggregated": RESTING, "rounds__a__features": "silk", "rounds__b__features": "silk"},
+            r"variants\.duld\.features: 'trained' is not what round 'b' was trained on: .* features: silk",
+        ),
+        ({"keypoints": {}}, r"starts\.silk\.keypoints: 'silk' is no line of keypoints, which has none"),
+        (
+            {"starts__silk__projection__layers": [[0, 0], [3, 1]]},
+            r"starts\.silk\.projection\.layers: \[\[3, 1\]\] are not in readout\.layers",
+        ),
+        (
+            {"starts__silk__model__layers": [[0, 0], [3, 1]]},
+            r"starts\.silk\.model\.layers: \[\[3, 1\]\] are not in readout\.layers",
+        ),
+        (
+            {"starts__silk__model__timesteps": [74, 75]},
+            r"starts\.silk\.model\.timesteps: \[75\] are not in readout\.timesteps",
+        ),
+    ],
+)
+def test_a_wrong_reference_is_one_clear_message(project: Path, changes: dict[str, object], message: str) -> None:
+    path = project / "params.yaml"
+    starts = {name: params.load(path)["starts"][name] for name in ("frozen", "silk")}
+    put(path, starts=starts, rounds=chained(), variants={"duld": row("b")}, report__row="duld")
+    assert blocks.problems(path) == []
+    put(path, **changes)
+    (told,) = blocks.problems(path)
+    assert re.search(message, told), told
+
+
+def test_rounds_and_rows_on_an_aggregator_that_rests(project: Path) -> None:
+    path = project / "params.yaml"
+    lines = {name: {**line, "features": "silk"} for name, line in chained().items()}
+    lines["c"] = {"features": "trained", "start": "b", "step": "duld"}  # and learns again
+    rows = {"duld": row("b") | {"features": "silk"}, "first": row("silk") | {"features": "silk"}, "last": row("c")}
+    put(path, aggregated=RESTING, rounds=lines, variants=rows, report__row="duld")
+    assert blocks.problems(path) == []
+
+
+@pytest.mark.parametrize("nothing", [None, {}])
+def test_without_rounds(project: Path, nothing: object) -> None:
+    path = project / "params.yaml"
+    put(path, rounds=nothing, variants={"duld": row("silk")}, report__row="duld")
+    assert blocks.problems(path) == []
+
+
+def test_an_unknown_key_anywhere_is_found(ready) -> None:
+    path = ready / "params.yaml"
+    path.write_text(path.read_text().replace("  threshold: 0.5}", "  treshold: 0.5}") + "sede: 1\n")
+    path.write_text(path.read_text().replace("label: 1, threshold", "label: 1, treshold"))
+    found = "\n".join(blocks.problems(path))
+    assert "roi_providers.torchvision.treshold: unknown key" in found
+    assert "sede: unknown key" in found
+
+
+def test_no_params_file(tmp_path, monkeypatch, uld) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = uld("doctor")
+    assert done.exit_code == 1
+    assert "params.yaml is missing" in done.output
+
+
+def test_a_device_that_is_not_there(ready, monkeypatch) -> None:
+    monkeypatch.setenv("ULD_DEVICE", "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert findings()["device"].there is False
+
+
+def test_stages_must_run_in_this_environment(ready, monkeypatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(shutil, "which", lambda name: "/elsewhere/python")
+    with pytest.raises(Exception, match="activate the environment"):
+        doctor._stage_python()
+
+
+def disks(monkeypatch: pytest.MonkeyPatch, **free: int) -> None:
+    """Bytes that are free below the folders of these names, and everywhere else plenty."""
+    usage = shutil.disk_usage(".")
+
+    def look(path: Path) -> object:
+        return usage._replace(free=next((free[part] for part in path.parts if part in free), 10**12))
+
+    monkeypatch.setattr(shutil, "disk_usage", look)
+
+
+def test_too_little_disk_where_the_stores_go(ready, monkeypatch) -> None:
+    disks(monkeypatch, artifacts=10)
+    assert findings()["disk"].there
+    Path("artifacts").mkdir()
+    line = findings()["disk"]
+    assert line.there is False
+    assert "reduce" in line.detail
+
+
+@pytest.mark.parametrize("reduction", [None, {"dims": 40, "images": 1}])
+def test_the_estimate_is_what_the_network_gives(ready, pixel_folder: Path, monkeypatch, reduction) -> None:
+    layers = [[0, 0], [0, 1], [1, 1]]
+    path = ready / "params.yaml"
+    put(
+        path,
+        backbone="sd15",
+        backbones__sd15__path=str(pixel_folder),
+        backbones__sd15__image_size=32,
+        readout__layers=layers,
+        starts__frozen__layers=[[0, 0]],
+        starts__silk__projection__layers=[[0, 0]],
+        starts__silk__model__layers=[[0, 1]],
+        reduce=reduction,
+    )
+    readout = ReadoutParams(((0, 0), (0, 1), (1, 1)), (24, 74, 142), "add_noise", 50, "float32")
+    features = Extractor(backbone.load(pixel_folder), readout, 0)(torch.rand(1, 3, 32, 32))
+    limit = 40 if reduction else 10**9
+    values = sum(min(limit, one.shape[1]) * int(np.prod(one.shape[2:])) for one in features.values())
+    photographs, views = 3, 3 + 2
+    assert doctor.store_bytes(params.load(path)) == 2 * photographs * views * values
+    assert findings(path)["backbone"].there
+
+
+def test_sd15_by_hand(ready, monkeypatch) -> None:
+    """64 x (16^2 + 2 x 32^2 + 64^2) values a view of Stable Diffusion 1.5 with the preset's four layers."""
+    folder = ready / "sd"
+    kinds = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
+    for part, config in (
+        ("unet", {"_class_name": "UNet2DConditionModel", "block_out_channels": [320, 640, 1280, 1280]}),
+        ("vae", {"_class_name": "AutoencoderKL", "block_out_channels": [128, 256, 512, 512], **kinds}),
+    ):
+        (folder / part).mkdir(parents=True)
+        (folder / part / "config.json").write_text(json.dumps(config))
+    (folder / "scheduler").mkdir()
+    layers = [[1, 2], [2, 1], [2, 2], [3, 0]]
+    put(
+        ready / "params.yaml",
+        backbone="sd15",
+        backbones__sd15__path="sd",
+        readout__layers=layers,
+        readout__timesteps=[261],
+        reduce={"dims": 64, "images": 500},
+        starts__frozen__layers=layers,
+        starts__silk__projection__layers=layers,
+        starts__silk__model__layers=layers,
+        starts__silk__model__timesteps=[261],
+    )
+    expected = 2 * 3 * (3 + 2) * 64 * (16**2 + 2 * 32**2 + 64**2)
+    assert doctor.store_bytes(params.load(ready / "params.yaml")) == expected
+    assert findings()["backbone"].there is False  # no weights in it
+
+
+def test_latents_by_hand(ready) -> None:
+    """Grey 64 px crops in blocks of 2 x 2: as many numbers as pixels."""
+    put(ready / "params.yaml", networks__trained__keep="latents", networks__untrained__keep="latents")
+    assert doctor.store_bytes(params.load(ready / "params.yaml")) == 2 * 3 * (3 + 2) * 64 * 64
+
+
+def spoilt(pixel_folder: Path, spoil: Callable[[Path], object]) -> None:
+    """params.yaml of the current folder with a spoilt backbone."""
+    spoil(Path(shutil.copytree(pixel_folder, "weights/sd")))
+    put(Path("params.yaml"), backbone="sd15", backbones__sd15__path="weights/sd", backbones__sd15__image_size=32)
+    layers = [[0, 0], [1, 0]]
+    put(Path("params.yaml"), readout__layers=layers, starts__frozen__layers=layers)
+    put(Path("params.yaml"), starts__silk__projection__layers=layers, starts__silk__model__layers=layers)
+
+
+def _wants(key: str, value: object) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        config = folder / "unet/config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {key: value}))
+
+    return change
+
+
+WITHOUT_CONFIG = (lambda folder: (folder / "unet/config.json").unlink(), "unet has no config.json")
+SDXL = (_wants("addition_embed_type", "text_time"), "wants more than a text (addition_embed_type: text_time)")
+UPSCALER = (_wants("num_class_embeds", 1000), "wants more than a text (num_class_embeds: 1000)")
+BARE_VAE = (lambda folder: (folder / "vae").mkdir(), "vae has no config.json")
+ONLY_HALF = (
+    lambda folder: (folder / "unet/diffusion_pytorch_model.safetensors").rename(
+        folder / "unet/diffusion_pytorch_model.fp16.safetensors"
+    ),
+    "set backbones.<name>.variant: fp16",
+)
+
+
+@pytest.mark.parametrize(("spoil", "message"), [WITHOUT_CONFIG, SDXL, UPSCALER, BARE_VAE, ONLY_HALF])
+def test_a_backbone_that_will_not_load(ready, pixel_folder: Path, uld, spoil, message: str) -> None:
+    spoilt(pixel_folder, spoil)
+    line = findings()["backbone"]
+    assert line.there is False
+    assert message in line.detail
+    assert uld("doctor").exit_code == 1
+
+
+@pytest.mark.parametrize(("spoil", "message"), [WITHOUT_CONFIG, SDXL, UPSCALER, BARE_VAE])
+def test_no_plan_of_a_backbone_that_will_not_load(ready, pixel_folder: Path, uld, spoil, message: str) -> None:
+    spoilt(pixel_folder, spoil)
+    done = uld("doctor", "--plan")
+    assert done.exit_code == 2
+    assert message in done.output
+
+
+@pytest.mark.parametrize(("gpus", "said"), [(2, "2 GPUs"), (0, "--force-reinstall --no-deps faiss-gpu-cu12")])
+def test_whether_faiss_has_the_gpus_that_torch_sees(ready, monkeypatch, gpus: int, said: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "faiss on GPU" not in findings()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: gpus)
+    line = findings()["faiss on GPU"]
+    assert line.there is None
+    assert said in line.detail
+
+
+def test_how_to_install_faiss_for_gpus_is_documented() -> None:
+    assert f"    {doctor.FAISS_GPU}\n" in (ROOT / "docs/scale.md").read_text()
+
+
+# --- the plan ---
+
+
+def test_the_plan_counts_what_the_stores_hold(ready) -> None:
+    path = ready / "params.yaml"
+    tree = params.load(path)
+    whole, reduced, latents, maps = plan.ways(tree, plan.one_pass(tree))
+    assert whole.chosen and not reduced.chosen and not latents.chosen and not maps.chosen
+    assert whole.disk == doctor.store_bytes(tree)
+    put(path, reduce={"dims": 64, "images": 1})
+    assert reduced.disk == doctor.store_bytes(params.load(path))
+    put(path, networks__trained__keep="latents", networks__untrained__keep="latents")
+    assert latents.disk == doctor.store_bytes(params.load(path))
+    assert [way.chosen for way in plan.ways(params.load(path), plan.one_pass(tree))] == [False, False, True, False]
+    assert whole.flop == reduced.flop < maps.flop < latents.flop  # many stages read, few views are there
+    edit.save(path, presets.apply(presets.load("aggregated"), path)[0])
+    assert maps.disk == doctor.store_bytes(params.load(path))
+
+
+def test_the_plan_of_an_aggregator_that_rests(ready) -> None:
+    """Three images in three views; one start of 64 + 64 channels on 32 x 32 cells, a round of it and its row."""
+    path = ready / "params.yaml"
+    tree = params.load(path)
+    put(
+        path,
+        networks={"trained": tree["networks"]["trained"]},
+        starts={name: tree["starts"][name] for name in ("frozen", "silk")},
+        rounds=chained(),
+        variants={"duld": row("b"), "zeroshot": row("frozen")},
+        report__row="duld",
+    )
+    one = plan.Pass(1e6, 1, 10, {"l00_t74": 3}, {"l00_t74": 7})
+    start, a_round, a_row = 2 * 3 + 2 * 6 * 200, 4 * 2 * 3 + 2 * 6 * 120, (4 * 2 + 3) * 3
+
+    def check(chosen: int, below: int) -> None:
+        found = list(plan.ways(params.load(path), one))
+        assert [way.chosen for way in found] == [number == chosen for number in range(4)]
+        assert found[2].flop == 9e6 + start + 2 * a_round + 2 * a_row
+        assert found[3].flop == (9e6 + start + 9 + a_row if below == 2 else 9e6 + 9)
+        assert found[3].disk == found[below].disk + 2 * 9 * (64 + 64) * 32**2
+        assert [way.disk for way in found[:3]] == [2 * 9 * 21, 2 * 9 * 21, 2 * 9 * 10]
+        assert found[3].stores == (*found[below].stores, 2 * 9 * (64 + 64) * 32**2)
+        assert found[3].memory == found[below].memory + 32 * (4 + 4) * (64 + 64) * 32**2
+
+    check(0, 2)
+    lines = {name: {**line, "features": "silk"} for name, line in chained().items()}
+    put(path, aggregated=RESTING, rounds=lines, variants__duld__features="silk")
+    assert blocks.problems(path) == []
+    check(3, 0)
+    put(path, networks__trained__keep="latents")
+    check(3, 2)
+    put(path, rounds__b__features="trained", variants__duld__features="trained")  # the aggregator learns again
+    assert [way.flop for way in plan.ways(params.load(path), one)][3] == 9e6 + start + 9 + a_round + 2 * a_row
+    put(path, starts__silk__model__published="weights/published.pth")  # 384 channels of its own
+    assert doctor.map_bytes(params.load(path), ["silk"]) == 2 * 9 * (64 + 384) * 32**2
+
+
+def test_the_plan_counts_passes(ready, pixel_folder: Path) -> None:
+    path = ready / "params.yaml"
+    put(path, backbone="sd15", backbones__sd15__path=str(pixel_folder), backbones__sd15__image_size=32)
+    layers = [[0, 0], [1, 0]]
+    put(path, readout__layers=layers, starts__frozen__layers=layers[:1], starts__silk__projection__layers=layers[:1])
+    put(path, starts__silk__model__layers=layers)
+    three = plan.one_pass(params.load(path))
+    put(path, readout__timesteps=[74], starts__silk__model__timesteps=[74])
+    one = plan.one_pass(params.load(path))
+    assert three.read == pytest.approx(3 * one.read) and one.encode == three.encode == 0
+    assert one.latent == 12 * 16**2 and one.read > 1e6
+    assert set(one.maps) == {"l00_t74", "l10_t74"} and len(three.maps) == 6
+
+
+def test_the_plan_fetches_no_weights(ready, pixel_folder: Path, tmp_path: Path, monkeypatch) -> None:
+    path, layers = ready / "params.yaml", [[0, 0], [1, 0]]
+    put(path, backbone="sd15", backbones__sd15__path=str(pixel_folder), backbones__sd15__image_size=32)
+    put(path, readout__layers=layers, starts__frozen__layers=layers[:1], starts__silk__projection__layers=layers[:1])
+    put(path, starts__silk__model__layers=layers)
+    local = plan.one_pass(params.load(path))
+
+    def hub(name: str, *, allow_patterns: list[str], local_files_only: bool, **_: object) -> str:
+        assert name == "owner/name" and not local_files_only
+        for file in pixel_folder.rglob("*.*"):
+            if any(file.relative_to(pixel_folder).match(pattern) for pattern in allow_patterns):
+                copy = tmp_path / "hub" / file.relative_to(pixel_folder)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, copy)
+        return str(tmp_path / "hub")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", hub)
+    monkeypatch.setenv("ULD_OFFLINE", "0")
+    put(path, backbones__sd15__path="owner/name")
+    assert plan.one_pass(params.load(path)) == local
+    assert {file.suffix for file in (tmp_path / "hub").rglob("*.*")} == {".json"}
+    pinned.fetch("owner/name")
+    assert (tmp_path / "hub/unet/diffusion_pytorch_model.safetensors").is_file()
+
+
+def test_host_memory_by_hand(ready, monkeypatch) -> None:
+    """docs/scale.md, 'What is kept on disk'; each part in turn is the largest."""
+    put(ready / "params.yaml", roi__crop=8)
+    tree = params.load(ready / "params.yaml")
+    photographs, layers, ahead = 3, 2, 2 * 2 * 6  # two steps of six pairs
+
+    def held(maps: int, cells: int, dims: int | None = None, latents: bool = False) -> int:
+        names = ("l00_t74", "l10_t74")
+        one = plan.Pass(0, 0, 50, dict.fromkeys(names, maps), dict.fromkeys(names, cells))
+        return plan.memory(tree, one, photographs, dims, latents)
+
+    monkeypatch.setenv("ULD_BATCH", "1000")
+    assert held(3, 7) == 1000 * (2 * 12 * 8**2 + (4 + 4) * layers * 3 * 7)
+    assert held(3, 7, latents=True) == 1000 * (2 * 12 * 8**2 + (4 + 4) * 50)
+    monkeypatch.setenv("ULD_BATCH", "1")
+    assert held(3, 7) == 16 * photographs * 100 * layers * 3
+    assert held(3, 7, dims=2) == 16 * photographs * 100 * layers * 2
+    assert held(3000, 1, dims=2) == 8 * layers * 3000**2
+    assert held(3, 10**6) == held(3, 10**6, latents=True) == ahead * 6 * layers * 3 * 10**6
+    monkeypatch.setenv("ULD_NPROC", "2")
+    assert held(3, 7) == 2 * 16 * photographs * 100 * layers * 3
+    monkeypatch.setattr(runtime, "device", lambda: torch.device("cuda"))
+    assert held(3, 10**6) == 2 * ahead * 6 * layers * 3 * 10**6
+    assert held(3, 10**6, latents=True) == 2 * 16 * photographs * 100 * layers * 3  # features are on the GPU
+
+
+def test_the_plan_is_printed_and_refused(ready, uld, monkeypatch) -> None:
+    monkeypatch.setattr(plan, "speed", lambda dtype: 1e12)
+    done = uld("doctor", "--plan")
+    assert done.exit_code == 0, done.output
+    assert "> features as they are" in done.output and "3 images" in done.output
+    assert re.search(r"disk\s+host memory\s+hours on cpu", done.output)
+    assert "What params.yaml chooses (>) fits." in done.output
+    monkeypatch.setattr(plan, "room", lambda: plan.Room(10, 10**12, 10**12))
+    done = uld("doctor", "--plan")
+    assert done.exit_code == 1
+    assert "Does not fit: features as they are" in done.output
+    put(ready / "params.yaml", rounds=chained(a="b"))
+    done = uld("doctor", "--plan")
+    assert done.exit_code == 2 and "'b' is a later round" in done.output
+    put(ready / "params.yaml", rounds=None, variants={"zeroshot": row("frozen")}, report__row="zeroshot")
+    assert uld("doctor", "--plan").exit_code == 1
+
+
+def test_what_does_not_fit_and_what_would() -> None:
+    raw = plan.Way("raw", (600, 300), 50, 0, True)
+    small = plan.Way("small", (60, 30), 5, 0, False)
+    tiny = plan.Way("tiny", (6, 3), 50, 0, False)
+
+    def said(disk: int, scratch: int, memory: int) -> str:
+        return plan.verdict([raw, small, tiny], plan.Room(disk, scratch, memory))
+
+    assert said(900, 600, 50) == ""
+    assert said(899, 600, 50) == (
+        "Does not fit: raw takes 900 B of disk for artifacts/features, where there are 899 B. Would fit: small; tiny."
+    )
+    assert "600 B of disk for unfinished stages (ULD_SCRATCH), where there are 599 B" in said(900, 599, 50)
+    assert said(900, 600, 49).endswith("50 B of host memory (ULD_BATCH), where there are 49 B. Would fit: small.")
+    assert "No way fits: take fewer views, layers, timesteps or images" in said(9, 6, 5)
+    assert plan.verdict([small], plan.Room(0, 0, 0)) == ""  # not chosen
+
+
+def test_room_is_looked_for_where_the_data_go(ready, monkeypatch, tmp_path_factory) -> None:
+    disks(monkeypatch, artifacts=1, fast=2)
+    (ready / "artifacts").mkdir()
+    monkeypatch.setenv("ULD_SCRATCH", str(ready / "fast/scratch"))
+    (ready / "fast").mkdir()
+    there = plan.room()
+    assert (there.disk, there.scratch) == (1, 2)
+    assert there.memory > 10**8
+    elsewhere = tmp_path_factory.mktemp("fast")
+    elsewhere.rename(elsewhere.with_name("fast"))
+    (ready / "artifacts").rmdir()
+    (ready / "artifacts").symlink_to(elsewhere.with_name("fast"))
+    assert plan.room().disk == 2
+
+
+def test_gpus_share_the_work(ready, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(plan, "speed", lambda dtype: 1e12)
+    monkeypatch.setattr(plan, "ways", lambda *_: [plan.Way("way", (1,), 1, 8 * 3600 * 1e12 * plan.EFFICIENCY, True)])
+    monkeypatch.setenv("ULD_NPROC", "4")
+
+    def hours() -> str:
+        assert plan.show(params.load(Path("params.yaml")))
+        out = capsys.readouterr().out
+        assert ("on each of 4 GPUs (ULD_NPROC)" in out) == ("hours on cuda" in out)
+        return next(line.split()[-1] for line in out.splitlines() if "> way" in line)
+
+    assert hours() == "8"
+    monkeypatch.setattr(runtime, "device", lambda: torch.device("cuda"))
+    assert hours() == "2"
+
+
+def test_the_hub_is_not_asked(ready, monkeypatch) -> None:
+    put(ready / "params.yaml", backbone="sd15", backbones__sd15__path="owner/name")
+    monkeypatch.setenv("ULD_OFFLINE", "0")
+    monkeypatch.setattr(pinned, "_snapshot", lambda *_: pytest.fail("downloads"))
+    assert "comes from the hub" in findings()["backbone"].detail
+
+
+def test_ground_truth_boxes_wait_for_the_data(ready) -> None:
+    put(ready / "params.yaml", roi__providers=["annotation", "full"])
+    line = findings()["roi: annotation"]
+    assert line.there
+    assert "once the stage data has run" in line.detail

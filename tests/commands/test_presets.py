@@ -1,0 +1,202 @@
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from uld.base import params
+from uld.base.errors import DataError, ParamsError
+from uld.commands import blocks, edit, presets
+from uld.commands.presets import hydra
+from uld.models import aggregator
+
+NAMES = presets.names()
+
+
+def load(name: str) -> presets.Preset:
+    return presets.load(name, Path() if name == "folder" else None)
+
+
+def test_an_unchanged_file_is_written_byte_for_byte(project) -> None:
+    path = project / "params.yaml"
+    before = path.read_bytes()
+    edit.save(path, edit.load(path))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_stage_can_read_the_params_after_a_preset(project, name: str) -> None:
+    path = project / "params.yaml"
+    tree, _ = presets.apply(load(name), path)
+    edit.save(path, tree)
+    assert blocks.problems(path) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_comments_and_order_stay(project, name: str) -> None:
+    def notes(text: str) -> list[str]:
+        return [line.split("#", 1)[1] for line in text.splitlines() if "#" in line]
+
+    path = project / "params.yaml"
+    before = path.read_text()
+    tree, changes = presets.apply(load(name), path)
+    edit.save(path, tree)
+    after = path.read_text()
+    assert notes(after) == notes(before)
+    assert [line.split(":")[0] for line in after.splitlines()] == [line.split(":")[0] for line in before.splitlines()]
+    altered = sum(a != b for a, b in zip(before.splitlines(), after.splitlines(), strict=True))
+    assert altered <= len(changes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_printed_experiment_does_what_write_does(project, name: str) -> None:
+    # DVC's own reader of -S; it dissolves the merge `<<: *frozen`, so blocks that follow must be named one by one
+    from dvc.utils.hydra import apply_overrides
+
+    tree, changes = presets.apply(load(name), Path("params.yaml"))
+    words = [word for change in changes for word in shlex.split(presets.override(change))]
+    shutil.copy("params.yaml", "other.yaml")
+    if words:
+        apply_overrides("other.yaml", words)
+    assert params.load(Path("other.yaml")) == edit.plain(tree)
+
+
+@pytest.mark.parametrize("there", ["sd15-hyperfeatures", "sd21", "latents", "aggregated", "paper"])
+def test_the_way_back(project, there: str) -> None:
+    path = project / "params.yaml"
+    before = params.load(path)
+    for name in (there, "orl"):
+        tree, _ = presets.apply(load(name), path)
+        edit.save(path, tree)
+    after = params.load(path)
+    assert blocks.problems(path) == []
+    assert after == before
+
+
+def test_paper_is_the_published_run(project) -> None:
+    tree = edit.plain(presets.apply(load("paper"), project / "params.yaml")[0])
+    start, step = tree["starts"]["silk"], tree["steps"]["duld"]
+    assert tree["backbone"] == "sd15"
+    assert len(tree["readout"]["layers"]) * len(tree["readout"]["timesteps"]) == 132
+    assert start["projection"]["layers"] == start["model"]["layers"] == tree["readout"]["layers"]
+    assert start["model"]["timesteps"] == tree["readout"]["timesteps"]
+    assert (start["projection"]["grid"], start["projection"]["dims"]) == (64, 128)
+    assert start["model"] | aggregator.PUBLISHED == start["model"]
+    assert (start["steps"], 2 * start["pairs"], start["lr"], start["descriptor_lr"]) == (50_000, 12, 1e-4, 1e-4)
+    assert 20 * step["train"]["steps"] == 100_000
+    assert (step["join"], step["fill"], step["surplus"], step["recentre"]) == (None, None, 1, 0)
+    assert step["detect"] == {"radius": 3, "threshold": 0.15, "least": 0, "cap": 50, "heat": 0}
+    assert (step["train"]["apart"], step["train"]["lr"], step["train"]["descriptor_lr"]) == (5.7, 1e-4, 1e-4)
+
+
+def test_the_rounds_of_the_paper(project, uld) -> None:
+    assert uld("preset", "paper", "--write").exit_code == 0
+    assert uld("rounds", "duld", 20).exit_code == 0
+    tree = params.load(project / "params.yaml")
+    chain = [name for name, one in tree["rounds"].items() if one["step"] == "duld"]
+    assert chain == [f"duld-{n}" for n in range(1, 21)]
+    assert tree["rounds"]["duld-1"]["start"] == "silk"
+    assert blocks.problems(project / "params.yaml") == []
+
+
+def test_an_aggregator_rests_under_rounds_of_any_number(project, uld) -> None:
+    path = project / "params.yaml"
+    for step, count in (("duld", 5), ("mallis_d", 1), ("duld_pp", 1)):
+        assert uld("rounds", step, count).exit_code == 0
+    assert uld("preset", "aggregated", "--write").exit_code == 0
+    tree = params.load(path)
+    for name, line in (tree["rounds"] | tree["variants"]).items():
+        steps = {"mallis_d": "sift", "mallis_d_detector": "sift", "pose_proxy": "silk", "duld_pp": "silk"}
+        steps |= {"duld_pp_full_vae": "silk", "duld": "silk"}
+        assert line["features"] == steps.get(line["step"], line["features"]) or name == "steady", name
+    assert tree["variants"]["zeroshot"]["features"] == tree["variants"]["steady"]["features"] == "trained"
+    assert tree["variants"]["untrained"]["features"] == "untrained"
+    assert blocks.problems(path) == []
+    tree["rounds"], tree["variants"] = {}, {"zeroshot": tree["variants"]["zeroshot"]}
+    path.write_text(json.dumps(tree))
+    assert edit.plain(presets.apply(load("aggregated"), path)[0])["variants"] == tree["variants"]
+
+
+def test_a_value_that_stays_keeps_its_anchor(project) -> None:
+    path = Path("small.yaml")
+    path.write_text("a: &x [1, 2]   # why\nb: *x\nc: 1\n")
+    tree = edit.load(path)
+    edit.put(tree, "a", [1, 2], path)
+    edit.save(path, tree)
+    assert path.read_text() == "a: &x [1, 2]   # why\nb: *x\nc: 1\n"
+    edit.put(tree, "b", [3], path)
+    edit.put(tree, "c", True, path)
+    edit.save(path, tree)
+    assert params.load(path) == {"a": [1, 2], "b": [3], "c": True}
+    assert params.load(path)["c"] is True
+
+
+def test_folder_takes_the_users_path(project, uld) -> None:
+    (project / "my cats").mkdir()
+    shown = uld("preset", "folder", "--images", "my cats", "--write")
+    assert shown.exit_code == 0
+    tree = params.load(project / "params.yaml")
+    assert (tree["dataset"], tree["source"], tree["roi"]["providers"]) == ("folder", "my cats", ["full"])
+
+
+def test_showing_changes_nothing(project, uld) -> None:
+    before = (project / "params.yaml").read_bytes()
+    shown = uld("preset", "sd15").output
+    assert "backbone" in shown
+    assert "tiny -> sd15" in shown
+    assert "dvc exp run" in shown
+    assert (project / "params.yaml").read_bytes() == before
+
+
+def test_without_a_name_all_are_listed_with_their_purpose(uld) -> None:
+    shown = uld("preset").output
+    assert all(name in shown and presets.about(name) in shown for name in NAMES)
+
+
+def test_wrong_use_is_told(project, uld) -> None:
+    for words, hint in [
+        (("nope",), "choose one of"),
+        (("folder",), "needs --images"),
+        (("orl", "--images", "."), "takes no --images"),
+        (("folder", "--images", "nowhere"), "is no folder"),
+    ]:
+        done = uld("preset", *words)
+        assert done.exit_code == 2
+        assert hint in done.output
+
+
+def test_a_key_that_is_not_there_is_named_and_nothing_is_written(project) -> None:
+    path = project / "params.yaml"
+    path.write_text(path.read_text().replace("  crop: 64 ", "  size: 64 "))
+    before = path.read_bytes()
+    with pytest.raises(ParamsError, match=r"roi\.crop"):
+        presets.apply(load("sd15"), path)
+    assert path.read_bytes() == before
+
+
+def test_the_folder_must_exist() -> None:
+    with pytest.raises(DataError, match="nowhere"):
+        presets.load("folder", Path("nowhere"))
+
+
+texts = st.text(st.characters(codec="ascii", exclude_categories=["C"]), max_size=12)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9999) | texts,
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@example("NULL")
+@example("true")
+@example("-inf")
+@example(".5")
+@given(values)
+def test_any_value_survives_the_grammar_of_overrides(value) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    (parsed,) = OverridesParser.create().parse_overrides([f"key={hydra(value)}"])
+    assert parsed.value() == value

@@ -1,0 +1,209 @@
+"""Whatever stops the writer of a feature store, its finished shards are kept and the result is the same."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.diffusion.filling import SHARD_BYTES, Counting, build, digest, fail
+from uld.base import stop
+from uld.base.scratch import scratch_folder
+from uld.diffusion import store
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "SHARD_BYTES", SHARD_BYTES)
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    """A store built without any trouble."""
+    return build(tmp_path / "whole")
+
+
+def test_a_failure_costs_its_own_shard_only(tmp_path: Path, whole: Path) -> None:
+    first, second = Counting(6, fail(RuntimeError("power"))), Counting()
+    with pytest.raises(RuntimeError, match="power"):
+        build(tmp_path / "b", first)
+    assert not (tmp_path / "b").exists()
+    path = build(tmp_path / "b", second)
+    assert (first.first, second.first) == ([0, 3, 6], [6, 9])
+    assert digest(path) == digest(whole)
+
+
+def test_a_signal_ends_it_after_the_shard(tmp_path: Path, whole: Path) -> None:
+    first, second = Counting(3, lambda: os.kill(os.getpid(), signal.SIGTERM)), Counting()
+    with pytest.raises(stop.Interrupted, match="2 of 4 shards are kept; run again to go on"):
+        build(tmp_path / "b", first)
+    path = build(tmp_path / "b", second)
+    assert (first.first, second.first) == ([0, 3], [6, 9])
+    assert digest(path) == digest(whole)
+
+
+def test_a_signal_in_the_last_shard_lets_it_finish(tmp_path: Path, whole: Path) -> None:
+    path = build(tmp_path / "b", Counting(9, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    assert digest(path) == digest(whole)
+
+
+def test_a_full_disk_keeps_the_finished_shards(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = store._write_shard
+
+    def full(chunks: Any, first: int, *rest: Any) -> None:
+        if first == 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(chunks, first, *rest)
+
+    monkeypatch.setattr(store, "_write_shard", full)
+    with pytest.raises(OSError, match="No space left"):
+        build(tmp_path / "b")
+    monkeypatch.setattr(store, "_write_shard", write)
+    second = Counting()
+    assert digest(build(tmp_path / "b", second)) == digest(whole)
+    assert second.first == [6, 9]
+
+
+def test_a_half_written_shard_is_written_anew(tmp_path: Path, whole: Path) -> None:
+    with pytest.raises(RuntimeError):
+        build(tmp_path / "b", Counting(9, fail(RuntimeError())))
+    (partial,) = scratch_folder("x").parent.glob("*/store.zarr")
+    target = partial / "l00_t5/c/3/0/0/0/0"
+    assert target.is_file()
+    target.write_bytes(b"half a shard")
+    assert digest(build(tmp_path / "b")) == digest(whole)
+
+
+def test_shards_of_a_store_that_is_gone_do_not_count(tmp_path: Path, whole: Path) -> None:
+    """Killed after the store got its name but before the scratch folder was emptied; then the output was deleted."""
+    with pytest.raises(RuntimeError):
+        build(tmp_path / "b", Counting(9, fail(RuntimeError())))
+    (partial,) = scratch_folder("x").parent.glob("*/store.zarr")
+    shutil.rmtree(partial)
+    second = Counting()
+    assert digest(build(tmp_path / "b", second)) == digest(whole)
+    assert second.first == [0, 3, 6, 9]
+
+
+def test_scratch_on_another_disk(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rename across disks fails; the copy still gets its name in one step, and the scratch folder is emptied."""
+    rename, named = os.replace, []
+
+    def across(source: Path, target: Path) -> None:
+        if ("scratch" in str(source)) != ("scratch" in str(target)):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        named.append(Path(target).name)
+        rename(source, target)
+
+    monkeypatch.setattr(store.os, "replace", across)
+    path = build(tmp_path / "b")
+    assert digest(path) == digest(whole)
+    assert "trained.zarr" in named
+    assert list(path.parent.iterdir()) == [path]
+    assert not list(scratch_folder("x").parent.glob("*/store.zarr"))
+
+
+def test_a_new_store_replaces_the_old_one(tmp_path: Path, whole: Path) -> None:
+    path = build(tmp_path / "b", rows=4)
+    (path / "stray").write_text("old")
+    assert digest(build(tmp_path / "b")) == digest(whole)
+
+
+CHILD = """
+import time
+from pathlib import Path
+from tests.diffusion import filling
+from uld.base import stop
+from uld.base.scratch import scratch_folder
+from uld.diffusion import store
+
+compute, write = filling.compute, store._write
+{more}
+store.SHARD_BYTES = filling.SHARD_BYTES
+stop.run(lambda: filling.build(Path({folder!r}), compute) and None)
+"""
+IN_THE_MIDDLE = {  # what is being done, how, and the shards that are to be computed again
+    "computing": (
+        """
+def compute(first, end):
+    for part in filling.compute(first, end):
+        yield part
+        while first == 6:
+            if list(scratch_folder("x").parent.glob("*/done-000000003")):
+                print("now", flush=True)
+            time.sleep(0.05)
+""",
+        [6, 9],
+    ),
+    "writing": (
+        """
+def half(chunks, offset, part, place):
+    write(chunks, offset, dict(list(part.items())[:1]), place)
+    while list(scratch_folder("x").parent.glob("*/done-000000000")):
+        print("now", flush=True)
+        time.sleep(0.05)
+    write(chunks, offset, part, place)
+store._write = half
+""",
+        [3, 6, 9],
+    ),
+}
+
+
+def child(folder: Path, more: str = "") -> str:
+    return CHILD.format(folder=str(folder), more=more)
+
+
+@pytest.mark.parametrize("what", IN_THE_MIDDLE)
+def test_kill_9_and_resume_give_the_same_bytes(tmp_path: Path, whole: Path, what: str) -> None:
+    more, again = IN_THE_MIDDLE[what]
+    program = [sys.executable, "-c", child(tmp_path / "b", more)]
+    with subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
+        assert running.stdout is not None
+        next(line for line in running.stdout if line.strip() == "now")
+        running.kill()
+    assert running.returncode == -signal.SIGKILL
+    assert not (tmp_path / "b").exists()
+    second = Counting()
+    assert digest(build(tmp_path / "b", second)) == digest(whole)
+    assert second.first == again
+
+
+def _can_mount() -> bool:
+    if shutil.which("unshare") is None or os.sysconf("SC_PAGE_SIZE") != 4096:
+        return False
+    trial = ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return subprocess.run(trial, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not _can_mount(), reason="needs user namespaces to make a disk of a few 4 KB pages")
+def test_a_really_full_disk(tmp_path: Path) -> None:
+    """A disk of seven pages, room for the metadata and a shard or two: they are kept; with more room it goes on."""
+    disk, program = tmp_path / "disk", tmp_path / "child.py"
+    disk.mkdir()
+    program.write_text(child(tmp_path / "b"))
+    script = f"""
+        mount -t tmpfs -o size=28k tmpfs {disk}
+        "$PYTHON" {program}; echo code $?
+        echo kept $(ls {disk}/*/ | grep -c done-)
+        mount -o remount,size=2m {disk}
+        "$PYTHON" {program}; echo code $?
+    """
+    environment = os.environ | {"ULD_SCRATCH": str(disk), "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    assert "No space left on device" in done.stderr
+    assert "Free or unlock the place and run again: finished work is kept." in done.stderr
+    said = [line for line in done.stdout.splitlines() if line.startswith(("code", "kept"))]
+    assert (said[0], said[2]) == ("code 2", "code 0"), done.stdout
+    assert int(said[1].split()[1]) >= 1
+    assert (tmp_path / "b/features/trained.zarr/zarr.json").is_file()

@@ -1,0 +1,107 @@
+"""Terms of the contrastive loss against plain loops, and which images and labels a round draws."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from uld.artifacts.labels import Labels
+from uld.geometry import coords
+from uld.sources.views import Batch
+from uld.training.self_training import Taught, TrainParams, contrast, draw_pairs, within
+
+GRID, P, N = 9, 3, 5
+PARAMS = TrainParams(
+    steps=1, pairs=P, lr=1.0, descriptor_lr=1.0, other=0.5, sigma=1.0, margin=1.5, negatives=N, apart=2.0,
+    descriptor_weight=1.0,
+)  # fmt: skip
+
+
+def scene(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Descriptors, points of which some are missing and some outside, cells, ROI."""
+    draw = torch.Generator().manual_seed(count)
+    maps = F.normalize(torch.randn(2 * P, 4, GRID, GRID, generator=draw, dtype=torch.float64), dim=1)
+    xy = torch.rand(2 * P, count, 2, generator=draw, dtype=torch.float64) * (GRID + 2) - 1.5
+    xy[torch.rand(2 * P, count, generator=draw) < 0.3] = math.nan
+    cells = torch.randint(0, GRID, (2 * P, N, 2), generator=draw).double()
+    return maps, xy, cells, torch.rand(2 * P, GRID, GRID, generator=draw) < 0.7
+
+
+@pytest.mark.parametrize("count", [1, 4, 60])
+def test_terms_equal_plain_loops(count: int) -> None:
+    maps, xy, cells, inside = scene(count)
+    known = [[k for k in range(count) if xy[i, k].isfinite().all() and (xy[i, k] > -0.5).all()
+              and (xy[i, k] < GRID - 0.5).all()] for i in range(2 * P)]  # fmt: skip
+    assert [within(xy, GRID)[i].nonzero()[:, 0].tolist() for i in range(2 * P)] == known
+
+    def read(i: int, at: torch.Tensor) -> torch.Tensor:
+        return F.normalize(coords.sample(maps[[i]], at[None, None])[0, 0], dim=0)
+
+    positive, negative = [], []
+    for i in range(2 * P):
+        for k in known[i]:
+            if i < P and k in known[i + P]:
+                positive.append(float(((read(i, xy[i, k]) - read(i + P, xy[i + P, k])) ** 2).sum()))
+            others = [xy[i, m] for m in known[i]] + [c for c in cells[i] if inside[i, int(c[1]), int(c[0])]]
+            for other in others:
+                if (other - xy[i, k]).norm() > 2:
+                    gap = float((read(i, other) - read(i, xy[i, k])).norm())
+                    negative.append(max(0, 1.5 - gap) ** 2)
+    found = contrast(maps, xy, cells, inside, PARAMS)
+    np.testing.assert_allclose(sorted(found[0].tolist()), sorted(positive), atol=1e-6)
+    np.testing.assert_allclose(sorted(found[1].tolist()), sorted(negative), atol=1e-6)
+    assert count == 1 or (len(positive) and sum(1 for value in negative if value) > 5)
+
+
+class Bank:
+    """Rows 3, 5, 8, 9 in five views; cells are pixels moved by the view."""
+
+    rows, grid = np.array([3, 5, 8, 9]), GRID
+    mirrored = np.array([False, True, False, True, False])
+    hands = (np.array([0, 2, 4]), np.array([1, 3]))
+
+    def read(self, rows: np.ndarray, views: np.ndarray) -> Batch:
+        return Batch(rows, views, {}, torch.ones(len(rows), GRID, GRID, dtype=torch.bool))
+
+    def to_cells(self, batch: Batch, xy: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(xy + 100 * batch.views[:, None, None])
+
+
+def labels() -> Labels:
+    """Landmark 1 in all images and both hands but for row 8; x tells the row, y the view that was labelled."""
+    image, view = np.array([3, 5, 9, 3, 5, 9]), np.array([0, 0, 0, 1, 1, 1])
+    xy = np.stack([image, view], 1).astype(np.float32)
+    return Labels(image, view, np.ones(6, np.int64), xy, np.ones(6, np.float32), np.ones(6, bool))
+
+
+@pytest.mark.parametrize("rows", [None, [3, 9]])
+def test_pairs_carry_the_labels_of_their_row_and_hand(rows: Any) -> None:
+    bank: Any = Bank()
+    taught = Taught(labels(), bank, 3, rows)
+    seen, same = set(), 0
+    for seed in range(60):
+        batch, xy, cells = draw_pairs(bank, taught, PARAMS, np.random.default_rng(seed))
+        assert xy.shape == (2 * P, 3, 2) and cells.shape == (2 * P, N, 2) and cells.max() < GRID
+        assert xy[:, [0, 2]].isnan().all()
+        for row, view, at in zip(batch.rows, batch.views, xy[:, 1], strict=True):
+            seen.add((int(row), int(view)))
+            if row == 8:
+                assert at.isnan().all()
+            else:
+                assert at.tolist() == [row + 100 * view, bank.mirrored[view] + 100 * view]
+        same += int((batch.rows[:P] == batch.rows[P:]).sum())
+    assert seen == {(row, view) for row in (rows or bank.rows) for view in range(5)}
+    # half of the pairs are of one image by design, the others by chance
+    assert same / (60 * P) == pytest.approx(0.5 + 0.5 / len(rows or bank.rows), abs=0.12)
+
+
+def test_all_pairs_of_one_image_or_all_by_chance() -> None:
+    bank: Any = Bank()
+    taught = Taught(labels(), bank, 2)
+    for other, share in ((0.0, 1.0), (1.0, 0.25)):
+        params = TrainParams(**vars(PARAMS) | {"other": other, "pairs": 400})
+        rows = draw_pairs(bank, taught, params, np.random.default_rng(0))[0].rows
+        assert (rows[:400] == rows[400:]).mean() == pytest.approx(share, abs=0.07 * (share < 1))

@@ -1,0 +1,54 @@
+"""Annotated points of images: artifacts/data/annotations.h5."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uld.artifacts.files import read_arrays, write_arrays
+
+
+@dataclass(frozen=True)
+class AnnotationSet:
+    """One mark-up of the images: `xy` (N, P, 2) float32, image pixels, NaN = absent.
+
+    `left` and `right` are the point indices whose two means span the normaliser (the eye centres of a face); both
+    empty: the square root of the area of the annotated points' box.
+    """
+
+    xy: NDArray[np.float32]
+    left: tuple[int, ...] = ()
+    right: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """`images` (N,) ids and named mark-ups aligned with them; no set at all for unlabelled data."""
+
+    images: NDArray[Any]
+    sets: dict[str, AnnotationSet] = field(default_factory=dict)
+
+
+def write_annotations(path: Path, annotations: Annotations) -> None:
+    """Write artifacts/data/annotations.h5."""
+    arrays: dict[str, NDArray[Any]] = {"images": np.asarray(annotations.images, dtype=object)}
+    for name, one in annotations.sets.items():
+        arrays[f"{name}/xy"] = one.xy.astype(np.float32)
+        arrays[f"{name}/left"] = np.array(one.left, dtype=np.int32)
+        arrays[f"{name}/right"] = np.array(one.right, dtype=np.int32)
+    write_arrays(path, arrays)
+
+
+def read_annotations(path: Path) -> Annotations:
+    """Read artifacts/data/annotations.h5."""
+    arrays = read_arrays(path, "data")
+    names = sorted({key.split("/")[0] for key in arrays if "/" in key})
+    sets = {
+        name: AnnotationSet(
+            arrays[f"{name}/xy"], tuple(map(int, arrays[f"{name}/left"])), tuple(map(int, arrays[f"{name}/right"]))
+        )
+        for name in names
+    }
+    return Annotations(arrays["images"], sets)

@@ -1,0 +1,58 @@
+"""What a row discovered: artifacts/landmarks/<row>/landmarks.h5."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uld.artifacts.files import given, read_arrays, write_arrays
+
+
+@dataclass(frozen=True)
+class PoseCentroids:
+    """Landmarks that are looked for differently in each of Q poses (two-stage clustering).
+
+    codes (Q, C) float32 centroids of pose codes; landmarks (Q, K, D) float32 centroids of each pose, slot k of each is
+    landmark k; counts (Q,) int64 images; places (V, Q, K, 2) float32 cells: where they are looked for in a plain and,
+    V = 2, a mirrored map; None: anywhere alike.
+    """
+
+    codes: NDArray[np.float32]
+    landmarks: NDArray[np.float32]
+    counts: NDArray[np.int64]
+    places: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """What a table row discovered (artifacts/landmarks/V/landmarks.h5).
+
+    centroids (K, D) float32; counts (K,) int64: sampled points a cluster; exemplar_image (K, E) int64 rows of boxes.csv
+    and exemplar_xy (K, E, 2) float32 image pixels: the E training points nearest to each centroid, -1/NaN where fewer;
+    sample (S, D) float16 descriptors and sample_label (S,) int64 for pictures of the clusters. poses: of two-stage
+    clustering only.
+    """
+
+    centroids: NDArray[np.float32]
+    counts: NDArray[np.int64]
+    exemplar_image: NDArray[np.int64]
+    exemplar_xy: NDArray[np.float32]
+    sample: NDArray[np.float16]
+    sample_label: NDArray[np.int64]
+    poses: PoseCentroids | None = None
+
+
+def write_landmarks(path: Path, landmarks: Landmarks) -> None:
+    """Write artifacts/landmarks/V/landmarks.h5."""
+    arrays = {name: value for name, value in vars(landmarks).items() if name != "poses"}
+    if landmarks.poses is not None:
+        arrays |= {f"poses/{name}": value for name, value in given(landmarks.poses).items()}
+    write_arrays(path, arrays)
+
+
+def read_landmarks(path: Path) -> Landmarks:
+    """Read artifacts/landmarks/V/landmarks.h5."""
+    arrays = read_arrays(path, "discover")
+    poses = {name.removeprefix("poses/"): arrays.pop(name) for name in list(arrays) if name.startswith("poses/")}
+    return Landmarks(**arrays, poses=PoseCentroids(**poses) if poses else None)

@@ -1,0 +1,93 @@
+"""Closed parameters: every block of params.yaml becomes a frozen dataclass of the room that uses it.
+
+A room declares its block as
+
+    @dataclass(frozen=True, config=CLOSED)      # pydantic.dataclasses.dataclass
+    class RoiParams:
+        margin: Annotated[float, Field(ge=0)]
+
+without defaults, so that params.yaml alone says what a run did. An unknown, missing or wrongly typed key raises
+`ParamsError` with its full path.
+"""
+
+import json
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, get_args, overload
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from uld.base.errors import ParamsError
+
+T = TypeVar("T")
+
+CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The whole file as plain dicts and lists (YAML 1.2, as DVC reads it: `1e-4` is a float)."""
+    if not path.is_file():
+        raise ParamsError(f"{path} is missing: run from the project's root.")
+    try:
+        tree = YAML(typ="safe").load(path)
+    except YAMLError as error:
+        raise ParamsError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ParamsError(f"{path} must hold a mapping of keys to values.")
+    return tree
+
+
+@overload
+def read(kind: type[T], key: str, path: Path = ...) -> T: ...
+@overload
+def read(kind: UnionType, key: str, path: Path = ...) -> Any: ...
+def read(kind: Any, key: str, path: Path = Path("params.yaml")) -> Any:
+    """The block at the dotted `key`, checked and converted to `kind` (a dataclass or a plain type).
+
+    Raises:
+        ParamsError: naming the full path of each unknown, missing or wrongly typed key.
+    """
+    block: Any = load(path)
+    done: list[str] = []
+    for name in key.split("."):
+        if not isinstance(block, dict) or name not in block:
+            there = ", ".join(map(str, block)) if isinstance(block, dict) else "no keys"
+            place = ".".join(done) or "the top"
+            raise ParamsError(f"{path}: key '{key}' is missing: no '{name}' under {place} (there: {there}).")
+        block = block[name]
+        done.append(name)
+    return build(kind, block, key, str(path))
+
+
+def build(kind: type[T], block: Any, key: str, where: str = "params.yaml") -> T:
+    """`block` as `kind`; `key` is its place, for messages. Types are strict: "3" is no number, 3 is a float."""
+    try:
+        # through JSON, so that a YAML list fits a tuple and an integer a float, and nothing else is coerced
+        text = json.dumps(block, default=str)  # a date is text
+        return TypeAdapter(_meant(kind, block, f"{where}: {key}")).validate_json(text, strict=True)
+    except ValidationError as error:
+        lines = [f"{where}: {'.'.join([key, *map(str, e['loc'])])}: {_say(e)}" for e in error.errors()]
+        raise ParamsError("\n".join(lines)) from error
+
+
+def _meant(kind: Any, block: Any, place: str) -> Any:
+    """Of a union of blocks, the one whose literal `kind` (or `head`) is the block's: only its own errors are told."""
+    for key in ("kind", "head"):
+        table = {name: one for one in get_args(kind) for name in get_args(getattr(one, "__annotations__", {}).get(key))}
+        if table:
+            chosen = block.get(key) if isinstance(block, dict) else block
+            if str(chosen) not in table:
+                raise ParamsError(f"{place}.{key}: must be one of {', '.join(table)}, not {chosen!r}.")
+            return table[str(chosen)]
+    return kind
+
+
+def _say(error: Any) -> str:
+    match error["type"]:
+        case "unexpected_keyword_argument" | "extra_forbidden":
+            return "unknown key (misspelt?)"
+        case "missing" | "missing_argument":
+            return "key is missing"
+    return f"{error['msg']}, not {error['input']!r}"

@@ -1,0 +1,221 @@
+"""The command `uld`. Each command reads its arguments and calls one function; heavy imports wait until then."""
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Unsupervised landmark discovery. `dvc repro` runs the pipeline that params.yaml describes; this is the rest.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+)
+PARAMS = Path("params.yaml")
+
+
+class Points(StrEnum):
+    """Landmarks that are scored."""
+
+    dense = "dense"
+    detected = "detected"
+    filled = "filled"
+
+
+class Format(StrEnum):
+    """How a table is printed."""
+
+    text = "text"
+    md = "md"
+    csv = "csv"
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+def _run(work: Callable[[], None]) -> None:
+    """A clear line and an exit code in place of a traceback for what a user can cause."""
+    from uld.base import stop  # brings numpy, which --help need not wait for
+
+    stop.run(work)
+
+
+@app.command(epilog="`uld predict artifacts/detectors/zeroshot photos/ one.jpg --overlay drawn/`")
+def predict(
+    model: Annotated[Path, typer.Argument(help="A detector: artifacts/detectors/ROW.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, and folders to search.")],
+    out: Annotated[Path, typer.Option(help="The CSV to write.")] = Path("landmarks.csv"),
+    overlay: Annotated[Path | None, typer.Option(help="Folder for PNGs with the landmarks drawn.")] = None,
+    detected: Annotated[bool, typer.Option("--detected", help="Leave out landmarks that were not detected.")] = False,
+) -> None:
+    """Find the landmarks of photographs.
+
+    The CSV has one line an image and landmark: **image, landmark, x, y** (pixels of the upright photograph), **score**,
+    **found** (`detected`, or `dense`: the best match of a landmark that was not detected), **x1, y1, x2, y2** (the
+    object's box) and **reason** (why there is no point). An unreadable image is named, the others go on, and the exit
+    code is 2.
+    """
+
+    def work() -> None:
+        from uld.commands import predict
+
+        predict.predict(model, images, out, overlay, detected)
+
+    _run(work)
+
+
+@app.command(epilog="`uld table --set p5 --format md`, `uld table ablation --experiments`")
+def table(
+    name: Annotated[str | None, typer.Argument(help="A table of report.tables; without one, every row.")] = None,
+    markup: Annotated[str | None, typer.Option("--set", help="Mark-up; if none is named, p68 or the first.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Of the evaluation; if none is named, the first.")] = None,
+    points: Annotated[Points, typer.Option(help="The best match in every image, detections, or both.")] = Points.dense,
+    experiments: Annotated[bool, typer.Option("--experiments", help="Of `dvc exp run`: mean ± deviation.")] = False,
+    metrics: Annotated[Path, typer.Option(help="A folder with metrics, or with seed-0, seed-1...")] = Path("metrics"),
+    every: Annotated[bool, typer.Option("--all", help="Every figure, not only the main ones.")] = False,
+    published: Annotated[bool, typer.Option("--published", help="With the paper's errors, on other images.")] = False,
+    format: Annotated[Format, typer.Option(help="For the terminal, as Markdown, or with plain numbers.")] = Format.text,
+) -> None:
+    """Show the results: a line a row of the table `variants`.
+
+    Errors stand with their 95 % interval over test images; docs/evaluation.md says how to read them. With
+    --experiments, runs that differ in nothing but the seed share a line, and other params that differ are columns. With
+    --published, forward / backward NME as the paper reports it stands behind (not in CSV): other images, so it is the
+    order of the rows that compares.
+    """
+
+    def work() -> None:
+        from uld.base.errors import ULDError
+        from uld.commands import experiments as kept
+        from uld.commands import table
+
+        if experiments and metrics != Path("metrics"):
+            raise ULDError("--experiments are read from DVC and --metrics from a folder: give one of them.")
+        choice = table.Choice(protocol, markup, points.value, every, table.named(name) if name else None)
+        results = kept.results(choice) if experiments else table.of_run(choice, metrics)
+        table.show(table.with_paper(results) if published else results, format.value)
+
+    _run(work)
+
+
+@app.command(epilog="`uld grid duld_pp steps.duld_pp.cluster.landmarks steps.duld_pp.cluster.poses`")
+def grid(
+    row: Annotated[str, typer.Argument(help="A row of the results table.")],
+    x: Annotated[str, typer.Argument(help="A key of params.yaml in which the experiments differ.")],
+    y: Annotated[str, typer.Argument(help="Another.")],
+    out: Annotated[Path, typer.Option(help="The CSV to write.")] = Path("plots/grid.csv"),
+    markup: Annotated[str | None, typer.Option("--set", help="Mark-up; if none is named, p68 or the first.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Of the evaluation; if none is named, the first.")] = None,
+    points: Annotated[Points, typer.Option(help="The best match in every image, detections, or both.")] = Points.dense,
+) -> None:
+    """Lay the errors of one row out over two params, from the experiments that DVC kept: forward / backward NME.
+
+    Draw what it writes: `dvc plots show plots/grid.csv --template heatmap -x x -y y`.
+    """
+
+    def work() -> None:
+        from uld.artifacts.files import write_table
+        from uld.commands import experiments, table
+
+        title, cells = experiments.grid(row, x, y, table.Choice(protocol, markup, points.value))
+        write_table(out, cells)
+        shown = cells.pivot(index="y", columns="x", values="label").fillna("-")
+        print(f"{title}; {y} down, {x} across\n{shown.rename_axis(index=None, columns=None).to_string()}")
+
+    _run(work)
+
+
+@app.command(epilog="`uld preset sd15`, `uld preset folder --images ~/cats --write`")
+def preset(
+    name: Annotated[str | None, typer.Argument(help="A preset; without one they are listed.")] = None,
+    write: Annotated[bool, typer.Option("--write", help="Change params.yaml; its comments stay.")] = False,
+    images: Annotated[Path | None, typer.Option(help="Your photographs, for the preset `folder`.")] = None,
+) -> None:
+    """Show or apply named settings.
+
+    Without --write the changes to params.yaml are only shown, and the `dvc exp run` that makes them for one run.
+    """
+
+    def work() -> None:
+        from uld.commands import presets
+
+        if name is None:
+            presets.show_all()
+        else:
+            presets.show(presets.load(name, images), PARAMS, write)
+
+    _run(work)
+
+
+@app.command(epilog="`uld rounds duld 5`, `uld rounds duld_pp 3 --start pose`")
+def rounds(
+    step: Annotated[str, typer.Argument(help="A block of `steps`.")],
+    count: Annotated[int, typer.Argument(metavar="N", help="Number of rounds.")],
+    start: Annotated[
+        str | None, typer.Option(help="Where the first one starts; else as now, or where something can be trained.")
+    ] = None,
+) -> None:
+    """Write N lines STEP-1 ... STEP-N into the table `rounds` of params.yaml, each starting from the one before."""
+
+    def work() -> None:
+        from uld.commands import rounds
+
+        for line in rounds.chain(PARAMS, step, count, start):
+            print(line)
+
+    _run(work)
+
+
+@app.command(epilog="`uld faces3d data/raw/faces3d --count 10000`")
+def faces3d(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    count: Annotated[
+        int, typer.Option(min=20, help="Photographs, ten of each person; every fourth person is for testing.")
+    ] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other people.")] = 0,
+    size: Annotated[int, typer.Option(min=32, max=1024, help="Side in pixels.")] = 128,
+) -> None:
+    """Make photographs of heads whose pose and landmarks are known.
+
+    `uld preset faces3d --write` then makes the pipeline run on data/raw/faces3d. Yaw is between -90 and 90 degrees.
+    """
+
+    def work() -> None:
+        from uld.datasets.heads3d.write import write
+
+        write(folder, count, seed, size)
+
+    _run(work)
+
+
+@app.command(epilog="`uld doctor`; `uld doctor --plan`: disk, memory and hours of the ways to keep features")
+def doctor(
+    plan: Annotated[bool, typer.Option("--plan", help="what params.yaml will cost; begins no work")] = False,
+) -> None:
+    """Check what is installed, and that all is there that params.yaml needs; exit code 1 if not."""
+
+    def work() -> None:
+        from uld.base import params
+        from uld.base.errors import ParamsError
+        from uld.commands import blocks, doctor
+        from uld.commands import plan as costs
+
+        if plan:
+            if wrong := blocks.problems(PARAMS):
+                raise ParamsError("\n".join(wrong))
+            fits = costs.show(params.load(PARAMS))
+        else:
+            fits = doctor.report(doctor.examine(PARAMS))
+        if not fits:
+            raise typer.Exit(1)
+
+    _run(work)
+
+
+if __name__ == "__main__":
+    main()

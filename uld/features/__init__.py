@@ -1,1 +1,0 @@
-"""Diffusion features: the backbone, what is read out of it, and the store that keeps it."""

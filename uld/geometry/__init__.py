@@ -1,0 +1,1 @@
+"""Coordinates, frames, warps and heat maps."""

@@ -1,0 +1,1 @@
+"""Image files to pixels, crops and changes of them."""

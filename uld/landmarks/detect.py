@@ -1,0 +1,64 @@
+"""Points of heat maps with their descriptors."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass as closed
+
+from uld.base.params import CLOSED
+from uld.geometry import coords, peaks
+
+FAINT = 1e-4  # heat below which all cells are alike
+
+
+@closed(frozen=True, config=CLOSED)
+class PeakParams:
+    """Which maxima of a heat map are points."""
+
+    radius: Annotated[int, Field(ge=1)]  # cells in x and in y within which only the highest stays
+    threshold: Annotated[float, Field(ge=0, le=1)]
+    least: Annotated[int, Field(ge=0)]  # so many highest maxima are points even below the threshold
+    cap: Annotated[int, Field(ge=1)]  # most points an image
+
+
+@closed(frozen=True, config=CLOSED)
+class DetectParams(PeakParams):
+    """And what the heat map says where there is none."""
+
+    heat: Annotated[float, Field(ge=0)]  # what its logarithm counts for beside the cosine of a dense match; 0: nothing
+
+    def prior(self, heat: torch.Tensor) -> torch.Tensor:
+        """What dense matches add to similarities: (B, 1, G, G) of heat (B, C, G, G) in [0, 1]."""
+        return self.heat * heat.amax(1, keepdim=True).clamp_min(FAINT).log()
+
+
+@dataclass(frozen=True)
+class Points:
+    """P points: image (P,) index in the batch; xy (P, 2) in cells; score (P,) heat; descriptor (P, D), unit length."""
+
+    image: NDArray[np.int64]
+    xy: NDArray[np.float32]
+    score: NDArray[np.float32]
+    descriptor: NDArray[np.float32]
+
+
+def detect(descriptors: torch.Tensor, heat: torch.Tensor, inside: torch.Tensor, params: PeakParams) -> Points:
+    """Local maxima inside, moved to the top of the quadratic around them.
+
+    Args:
+        descriptors: (B, D, G, G). heat: (B, G, G) in [0, 1]. inside: (B, G, G) bool.
+    """
+    found = peaks.peaks(heat, inside, params.radius, 0, max(params.cap, params.least))
+    rank = np.arange(len(found.image)) - np.searchsorted(found.image, found.image)
+    kept = ((found.score >= params.threshold) & (rank < params.cap)) | (rank < params.least)
+    image, score = found.image[kept], found.score[kept]
+    index = torch.from_numpy(image).to(heat.device)
+    cell = torch.from_numpy(found.xy[kept]).to(heat.device)
+    xy = cell + peaks.quadratic(heat, index, cell.long())
+    table = F.normalize(coords.sample_each(descriptors, index, xy), dim=1)
+    return Points(image, xy.cpu().numpy(), score, table.cpu().numpy())

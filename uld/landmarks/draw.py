@@ -1,0 +1,83 @@
+"""Random positions inside the ROI of training images (D-ULD, section 3.1)."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from uld.base import runtime
+from uld.geometry import coords
+from uld.methods.base import Source
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """n positions in each of B images: rows (B,) of boxes.csv and uniform (B, n, 3) numbers in [0, 1)."""
+
+    rows: NDArray[np.int64]
+    uniform: NDArray[np.float32]
+
+    @property
+    def image(self) -> NDArray[np.int64]:
+        """Row (B * n,) of each position, in the order of `batches`."""
+        return np.repeat(self.rows, self.uniform.shape[1])
+
+    def batches(self, source: Source, view: int = 0) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
+        """Batch by batch, rows (b,) and positions xy (b, n, 2) in cells. They do not depend on the batch size."""
+        size = runtime.batch_size()
+        for start in range(0, len(self.rows), size):
+            rows = self.rows[start : start + size]
+            yield rows, place(source.inside(rows, view), torch.from_numpy(self.uniform[start : start + size]))
+
+
+def draw(rows: NDArray[np.int64], points: int, cap: int, rng: np.random.Generator) -> Draw:
+    """Plan `points` positions in each image of `rows` (N,), but at most `cap` in total.
+
+    Above the cap there are fewer points an image; if even one in each image is too many, `cap` images are drawn.
+    """
+    wanted = len(rows) * points
+    if len(rows) > cap:
+        rows = np.sort(rng.choice(rows, cap, replace=False))
+    each = min(points, cap // max(1, len(rows)))
+    if len(rows) * each < wanted:
+        log.warning("%d points in each of %d images: the cap is %d points in total", each, len(rows), cap)
+    return Draw(rows, rng.random((len(rows), each, 3), dtype=np.float32))
+
+
+def place(inside: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Positions (B, n, 2) x, y spread evenly over the area of the cells inside.
+
+    Args:
+        inside: (B, G, G) bool; an image without any cell inside counts as wholly inside.
+        uniform: (B, n, 3) in [0, 1): which cell, and where in it in x and in y.
+    """
+    uniform = uniform.to(inside.device)
+    grid = inside.shape[-1]
+    roi = inside.flatten(1)
+    reached = (roi | ~roi.any(dim=1, keepdim=True)).long().cumsum(dim=1)
+    count = reached[:, -1:]
+    # float32 may round up to the count itself
+    nth = torch.minimum((uniform[..., 0] * count).long(), count - 1)
+    cell = torch.searchsorted(reached, nth, right=True)
+    return torch.stack([cell % grid, cell // grid], dim=2) + uniform[..., 1:] - 0.5
+
+
+def describe(source: Source, positions: Draw, view: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Positions (M, 2) in cells of a view and their bilinear descriptors (M, D) of unit length."""
+    xy = np.empty((positions.uniform[..., 0].size, 2), dtype=np.float32)
+    x = np.empty((0, 0), dtype=np.float32)
+    done = 0
+    for rows, at in positions.batches(source, view):
+        part = F.normalize(coords.sample(source.describe(rows, view), at), dim=2).flatten(0, 1).cpu().numpy()
+        if not done:
+            x = np.empty((len(xy), part.shape[1]), dtype=np.float32)
+        xy[done : done + len(part)] = at.flatten(0, 1).cpu().numpy()
+        x[done : done + len(part)] = part
+        done += len(part)
+    return xy, x

@@ -1,0 +1,1 @@
+"""What models say of views of images: what methods cluster and search."""

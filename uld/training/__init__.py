@@ -1,0 +1,1 @@
+"""How models learn: the loop, and what the methods' rounds share."""
