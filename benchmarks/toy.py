@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,15 +58,21 @@ class Toy:
         assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
+    def seconds(self, stage: str) -> float:
+        """How long a stage takes that does its work in the toy too."""
+        began = time.perf_counter()
+        self.run(sys.executable, "-m", "uld.stage", stage)
+        return time.perf_counter() - began
+
     def dvc(self, *words: str) -> str:
         """Output of a DVC command that must succeed."""
         return self.run(sys.executable, "-m", "dvc", *words)
 
 
-def short() -> dict[str, Any]:
-    """The tables of params.yaml with a few of their lines: 40 stages."""
+def short(rounds: int = len(ROUNDS), rows: int = len(ROWS)) -> dict[str, Any]:
+    """The tables of params.yaml with some of their lines: of all rounds and rows 43 stages."""
     tree = YAML(typ="safe").load(ROOT / "params.yaml")
-    kept = {code.STARTS: STARTS, code.ROUNDS: ROUNDS, code.ROWS: ROWS, "networks": ["trained"]}
+    kept = {code.STARTS: STARTS, code.ROUNDS: ROUNDS[:rounds], code.ROWS: ROWS[:rows], "networks": ["trained"]}
     return {table: {name: tree[table][name] for name in names} for table, names in kept.items()}
 
 
