@@ -11,12 +11,11 @@ import torch
 import torch.nn.functional as F
 
 from uld.diffusion import store
-from uld.diffusion.extract import as_images
 from uld.diffusion.store import Features, FeatureStore
 from uld.geometry import coords
 from uld.geometry.frames import Frames
 from uld.images import crops
-from uld.images.crops import Crops
+from uld.images.crops import Crops, as_images
 from uld.sources.source import frames
 
 WIDTH, HEIGHT, SIZE = 48, 40, 32

@@ -20,7 +20,7 @@ from uld.diffusion.extractor import Extractor
 from uld.diffusion.reduce import ReduceParams, Reduction
 from uld.diffusion.store import LATENT, Features
 from uld.geometry import coords
-from uld.images.crops import Crops
+from uld.images.crops import Crops, as_images
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -109,11 +109,6 @@ def specification(
         "reduce": None if reduction is None else [reduction.dims, reduction.images],
         "keep": network.keep,
     }
-
-
-def as_images(pixels: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
-    """(B, S, S, 3) uint8 -> (B, 3, S, S) float32 in [0, 1]."""
-    return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255
 
 
 class _Pixels:

@@ -93,3 +93,16 @@ def _restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> 
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
     return len(state["lines"]), state["lines"]
+
+
+def fit(
+    model: nn.Module,
+    optimisers: list[torch.optim.Optimizer],
+    steps: int,
+    step: Callable[[int], tuple[Tensor, Figures]],
+    state: Path,
+    name: str,
+    clip: float = 1.0,
+) -> pd.DataFrame:
+    """Shim."""
+    return optimise(model, optimisers[0], steps, step, state, name, clip)

@@ -6,7 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from uld.artifacts.found import Found
+from uld.cluster import kmeans
 from uld.geometry import peaks
+from uld.landmarks.detect import Points
 
 CHUNK = 2**23  # similarities held at a time
 
@@ -34,62 +37,86 @@ def exemplars(
     return nearest[nearest >= 0]
 
 
-@dataclass(frozen=True)
-class Match:
-    """Landmarks among all cells of B images, in cells; scores are cosine similarities to the centroid.
+def exemplars_of(
+    points: Points, centroids: NDArray[np.float32], images: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Of each image and centroid the nearest of the points that are nearer to it than to other centroids.
 
-    xy (B, K, 2) and score (B, K): exemplars, NaN where a cluster won no cell; dense_xy and dense_score: most similar
-    cell of the ROI, whichever cluster won it; label (B, G, G) int64: nearest centroid of a cell, -1 outside the ROI.
+    Returns:
+        xy (images, K, 2) in cells and cosine (images, K) to the centroid, NaN where a centroid won no point.
+    """
+    xy = np.full((images, len(centroids), 2), np.nan, dtype=np.float32)
+    score = np.full((images, len(centroids)), np.nan, dtype=np.float32)
+    if len(points.image):
+        label, distance = kmeans.nearest(points.descriptor, centroids)
+        chosen = exemplars(points.image, label, distance)
+        place = points.image[chosen], label[chosen]
+        xy[place] = points.xy[chosen]
+        score[place] = cosine(points.descriptor[chosen], centroids[label[chosen]])
+    return xy, score
+
+
+def cosine(x: NDArray[np.float32], centroid: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cosine (P,) of descriptors (P, D) of unit length to a centroid each."""
+    return np.asarray((x * centroid).sum(1) / np.maximum(np.linalg.norm(centroid, axis=1), 1e-12))
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Landmarks among all cells of B images, in cells, on the device; scores are cosine similarities to the centroid.
+
+    xy (B, K, 2) and score (B, K): exemplars, NaN where a cluster won no cell; dense_xy and dense_score: always there.
     """
 
-    xy: NDArray[np.float32]
-    score: NDArray[np.float32]
-    dense_xy: NDArray[np.float32]
-    dense_score: NDArray[np.float32]
-    label: NDArray[np.int64]
+    xy: torch.Tensor
+    score: torch.Tensor
+    dense_xy: torch.Tensor
+    dense_score: torch.Tensor
 
-    @property
-    def best_xy(self) -> NDArray[np.float32]:
-        """Exemplars (B, K, 2), and the most similar cell where a cluster won none: always there."""
-        return np.where(np.isfinite(self.xy), self.xy, self.dense_xy)
-
-    @property
-    def best_score(self) -> NDArray[np.float32]:
-        """Scores (B, K) of `best_xy`."""
-        return np.where(np.isfinite(self.score), self.score, self.dense_score)
+    def found(self) -> Found:
+        """The same for files."""
+        return Found(*(value.cpu().numpy() for value in (self.xy, self.score, self.dense_xy, self.dense_score)))
 
 
 def dense(
     descriptors: torch.Tensor,
     inside: torch.Tensor,
     centroids: NDArray[np.float32],
-    refine: bool,
+    *,
+    refine: bool = True,
     prior: torch.Tensor | None = None,
-) -> Match:
+    anywhere: bool = False,
+) -> Matches:
     """Exemplar assignment over all cells of the ROI, in place of the paper's random test pixels.
 
     Each cell goes to its nearest centroid (L2); of each cluster's cells the one nearest to the centroid is the
-    landmark. Descriptors have unit length, so within a cluster nearest means most similar in cosine.
+    landmark. Descriptors have unit length, so within a cluster nearest means most similar in cosine. Dense matches are
+    these exemplars, and the most similar cell of the ROI where a cluster won none.
 
     Args:
         descriptors: (B, D, G, G) of unit length.
         inside: (B, G, G) bool ROI; an image without any cell inside has no exemplars and is matched as a whole.
         centroids: (K, D), K at least 1.
-        refine: move each landmark by at most half a cell to the top of the quadratic around it (`nms.quadratic`).
+        refine: move each landmark by at most half a cell to the top of the quadratic around it (`peaks.quadratic`).
         prior: (B, 1 or K, G, G) added to the similarities before the highest is taken; scores are without it.
+        anywhere: dense matches are the most similar cells of the ROI, whichever cluster won them.
     """
     weight = torch.from_numpy(centroids).to(descriptors)
     step = max(1, CHUNK // (len(centroids) * inside[0].numel())) if len(inside) else 1
     added = torch.zeros_like(descriptors[:, :1]) if prior is None else prior
     chunks = zip(descriptors.split(step), inside.split(step), added.split(step), strict=True)
     parts = [_dense(part, roi, weight, refine, some) for part, roi, some in chunks]
-    return Match(*(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)))
+    xy, score, dense_xy, dense_score = (torch.cat(column) for column in zip(*parts, strict=True))
+    if not anywhere:
+        won = score.isfinite()
+        dense_xy, dense_score = torch.where(won[..., None], xy, dense_xy), torch.where(won, score, dense_score)
+    return Matches(xy, score, dense_xy, dense_score)
 
 
 def _dense(
     descriptors: torch.Tensor, inside: torch.Tensor, centroids: torch.Tensor, refine: bool, prior: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
-    """The fields of `Match` for a few images, as tensors."""
+    """Exemplars and the most similar cells of a few images."""
     product = (centroids @ descriptors.flatten(2)).unflatten(2, inside.shape[1:])
     norm = centroids.norm(dim=1)[:, None, None]
     label = (product - norm**2 / 2).argmax(dim=1).masked_fill(~inside, -1)
@@ -98,7 +125,7 @@ def _dense(
     roi = inside | ~inside.flatten(1).any(dim=1)[:, None, None]
     surface = (cosine + prior).masked_fill(~roi[:, None], -torch.inf)
     exemplar = best(surface.masked_fill(~own, -torch.inf), surface, refine, cosine)
-    return (*exemplar, *best(surface, surface, refine, cosine), label)
+    return (*exemplar, *best(surface, surface, refine, cosine))
 
 
 def best(
