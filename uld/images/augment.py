@@ -5,7 +5,7 @@ any number of workers. `photometric` then applies each kind of change to the who
 change that is off takes no time.
 """
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -20,6 +20,8 @@ from torch import Tensor
 from uld.base.params import CLOSED
 
 GREY = 0.5  # what a cut-out square shows
+DARK = 1e-12  # spread of the channels that is taken at least: a grey pixel has no hue
+PIECE = 2**18  # values that a CPU changes at a time: what is made in between stays in its cache
 SHARP = 0.01  # pixels: a Gaussian of this width changes nothing, and a narrower one divides by 0
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -76,6 +78,11 @@ class Draws:
     radius: int = 0
     noise: Values | None = None
     covered: NDArray[np.bool_] | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is on."""
+        return any(isinstance(value, np.ndarray) for value in vars(self).values())
 
     def take(self, index: Any) -> "Draws":
         """Those of some of the views."""
@@ -142,14 +149,22 @@ def photometric(images: Tensor, draws: Draws) -> Tensor:
     Returns:
         (B, 3, S, S) in [0, 1]; the images themselves where everything is off.
     """
+    if not draws.any or not len(images):
+        return images
+    step = max(1, PIECE // images[0].numel()) if images.device.type == "cpu" else len(images)
+    parts = [slice(start, start + step) for start in range(0, len(images), step)]
+    return torch.cat([_changed(images[part], draws.take(part)) for part in parts])
+
+
+def _changed(images: Tensor, draws: Draws) -> Tensor:
     for change, values in (
-        (_brighten, draws.brightness),
+        (enhance.adjust_brightness_accumulative, draws.brightness),  # the one of kornia's that multiplies
         (enhance.adjust_contrast_with_mean_subtraction, draws.contrast),
         (enhance.adjust_saturation_with_gray_subtraction, draws.saturation),
-        (enhance.adjust_hue, draws.hue),
+        (turn_hue, draws.hue),
         (enhance.adjust_gamma, draws.gamma),
     ):
-        images = _changed(images, change, values)
+        images = images if values is None else change(images, torch.from_numpy(values).to(images.device))
     images = _blurred(images, draws.sigma, draws.radius)
     if draws.noise is not None:
         images = (images + torch.from_numpy(draws.noise).to(images.device)).clamp_(0, 1)
@@ -158,12 +173,24 @@ def photometric(images: Tensor, draws: Draws) -> Tensor:
     return images
 
 
-def _brighten(images: Tensor, factors: Tensor) -> Tensor:
-    return enhance.adjust_brightness_accumulative(images, factors)  # the other one of kornia's adds
+def turn_hue(images: Tensor, turn: Tensor) -> Tensor:
+    """Turn the hue of images (B, 3, S, S) in [0, 1] by `turn` (B,) radians in the HSV cone.
 
-
-def _changed(images: Tensor, change: Callable[[Tensor, Tensor], Tensor], values: Values | None) -> Tensor:
-    return images if values is None else change(images, torch.from_numpy(values).to(images.device))
+    As `kornia.enhance.adjust_hue`, in a fourth of its time: highest and lowest channel stay, and each channel's place
+    between them is a trapezoid over the hue (https://en.wikipedia.org/wiki/HSL_and_HSV, HSV to RGB alternative).
+    """
+    red, green, blue = images.unbind(1)
+    high = torch.maximum(torch.maximum(red, green), blue)
+    spread = high - torch.minimum(torch.minimum(red, green), blue)
+    second = (blue - red).add_(spread, alpha=2)
+    third = (red - green).add_(spread, alpha=4)
+    sector = torch.where(red == high, green - blue, torch.where(green == high, second, third))
+    sector = sector.div_(spread.clamp_min(DARK)).add_(turn[:, None, None], alpha=3 / math.pi)  # sixths of the circle
+    out = torch.empty_like(images)
+    for channel, start in enumerate((5, 3, 1)):
+        below = (sector + start).remainder_(6).sub_(2).abs_().neg_().add_(2).clamp_(0, 1)
+        torch.addcmul(high, below, spread, value=-1, out=out[:, channel])
+    return out
 
 
 def _blurred(images: Tensor, sigma: Values | None, radius: int) -> Tensor:
