@@ -3,6 +3,7 @@ and the share of a training step of a small network that they take.
 """
 
 from itertools import pairwise
+from typing import Any
 
 import cv2
 import numpy as np
@@ -47,7 +48,7 @@ class Plain:
             affine, bend = batch.warp.affine[item].cpu().numpy(), batch.warp.bend[item].cpu().numpy()
             show = Shown(affine, bend, self.size)
             at = show(self._grid(self.size)).astype(np.float32).reshape(self.size, self.size, 2)
-            view = cv2.remap(self.pixels[row], at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+            view = cv2.remap(self.pixels[row], at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
             views.append(lit(view, drawn, item).transpose(2, 0, 1))
             masks.append(self._inside(int(row), show))
         return np.stack(views), np.stack(masks)
@@ -84,7 +85,7 @@ def kernel(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.f
     return np.asarray(squares * np.log(np.maximum(squares, 1e-30)) / 2)
 
 
-def lit(view: NDArray[np.uint8], drawn: Draws, item: int) -> Array:
+def lit(view: NDArray[Any], drawn: Draws, item: int) -> Array:
     """One view (S, S, 3) in the light that was drawn for it."""
     brightness, contrast, saturation, hue, gamma, sigma, noise, covered = (
         value[item]

@@ -161,6 +161,14 @@ def test_ranges() -> None:
     assert (drawn.covered.any(0)).all()  # also the corners
 
 
+def test_noise_is_gaussian() -> None:
+    drawn = draw(block(noise=0.1), 40, 64, np.random.default_rng(0))
+    assert drawn.noise is not None and drawn.noise.dtype == np.float32
+    unit = (drawn.noise / drawn.noise.std((1, 2, 3), keepdims=True)).ravel()
+    assert abs(unit.mean()) < 0.01 and abs((unit**3).mean()) < 0.02 and abs((unit**4).mean() - 3) < 0.15
+    assert abs(np.corrcoef(unit[:-1], unit[1:])[0, 1]) < 0.01
+
+
 def test_a_blur_that_is_wider_than_the_view() -> None:
     found = photometric(
         images(size=8), draw(block(blur={"sigma": 9, "probability": 1}), COUNT, 8, np.random.default_rng())

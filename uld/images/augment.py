@@ -7,6 +7,7 @@ change that is off takes no time.
 
 import math
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Annotated, Any
 
 import numpy as np
@@ -23,6 +24,11 @@ GREY = 0.5  # what a cut-out square shows
 DARK = 1e-12  # spread of the channels that is taken at least: a grey pixel has no hue
 PIECE = 2**18  # values that a CPU changes at a time: what is made in between stays in its cache
 SHARP = 0.01  # pixels: a Gaussian of this width changes nothing, and a narrower one divides by 0
+
+# 256 values of a Gaussian, equally likely and of unit variance: a random byte takes a fifth of the time of a normal
+# number, and images have no more levels themselves
+LEVELS = np.array([NormalDist().inv_cdf((level + 0.5) / 256) for level in range(256)], np.float32)
+LEVELS /= LEVELS.std()
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Values = NDArray[np.float32]
@@ -126,7 +132,10 @@ def _noise(most: float, count: int, size: int, rng: np.random.Generator) -> Valu
     if not most:
         return None
     strength = rng.uniform(0, most, (count, 1, 1, 1)).astype(np.float32)
-    return strength * rng.standard_normal((count, 3, size, size), dtype=np.float32)
+    levels = np.frombuffer(rng.bytes(count * 3 * size**2), np.uint8).reshape(count, 3, size, size)
+    noise = LEVELS[levels]
+    noise *= strength
+    return noise
 
 
 def _covered(params: CutoutParams, count: int, size: int, rng: np.random.Generator) -> NDArray[np.bool_] | None:
