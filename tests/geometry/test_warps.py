@@ -278,3 +278,10 @@ def test_partners_under_splines() -> None:
             assert found[number, cell] == (y * grid + x if mutual else -1)
     assert (found >= 0).sum() > 60
     assert torch.equal(warps.partner(a, a, grid), torch.arange(64).expand(3, 64))
+
+
+@pytest.mark.parametrize(("controls", "share"), [(0, 0.0), (3, 0.09), (5, 0.05), (10, 0.02)])
+def test_nearby_is_near(controls: int, share: float) -> None:
+    warp = drawn(8, controls, share, 64)
+    xy = points(8, 0, 63)
+    close(warp.nearby(warp.to_crop(xy)), xy, 2e-3)
