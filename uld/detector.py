@@ -100,7 +100,7 @@ class Detector:
         about = read_json(folder / ABOUT, "predict")
         if about.get("version") != VERSION:
             raise ArtifactError(
-                f"{folder} was packed by another version of uld: pack it anew with `dvc repro -f predict@{folder.name}`."
+                f"{folder} was packed by another version of uld: pack it anew: `dvc repro -f predict@{folder.name}`."
             )
         return cls(folder, about)
 

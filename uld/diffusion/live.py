@@ -22,7 +22,7 @@ KEYS = ("layers", "timesteps", "policy", "inversion_steps", "dtype")
 
 
 def pack(store: FeatureStore, folder: Path) -> None:
-    """Put all that computes a store's features into a bundle: a small network as it is, a pinned one by path and hash."""
+    """Put what computes a store's features into a bundle: a small network itself, a pinned one by path and hash."""
     shutil.copytree(store.path / BACKBONE, folder / BACKBONE, dirs_exist_ok=True)
     if (store.path / reduce.FILE).is_file():
         shutil.copy(store.path / reduce.FILE, folder / reduce.FILE)

@@ -22,7 +22,7 @@ from uld.geometry.coords import Affine
 
 STEPS = 20  # of Newton's method, at most; a spline that does not fold needs three
 CLOSE = 1e-2  # pixels: a shorter step is the last one; it leaves an error of about its square
-NEARBY = 0.1  # pixels: a shorter step ends the search in float32
+NEARBY = 0.1  # pixels: a shorter step ends the search in float32, and leaves less than a hundredth of it
 STEEPEST = 0.9  # slope of a drawn spline at most: from 1 on it can fold
 NEAREST = 1e-12  # distance at which the logarithm is cut off; r^2 log r is 0 there
 
@@ -98,6 +98,13 @@ class Warp:
         if self.bend is None:
             return straight
         return _Spline.through(self.bend, self.size).undo(straight.mT.contiguous()).mT
+
+    def nearby(self, xy: Tensor) -> Tensor:
+        """As `to_view`, with a spline to about 1e-3 pixels only, in half the time."""
+        if self.bend is None:
+            return self.to_view(xy)
+        straight = _apply(self.affine, xy.double())
+        return _Spline.through(self.bend, self.size).search(straight.mT.contiguous()).mT
 
     def between(self, other: "Warp", xy: Tensor) -> Tensor:
         """Points (B, P, 2) in pixels of these views -> pixels of `other` views (B, P, 2) of the same crops, float64."""
@@ -186,8 +193,11 @@ def unfolded(bend: Tensor, size: int) -> Tensor:
 
 
 def _nearest(a: Warp, b: Warp, grid: int) -> Tensor:
-    """(B, G * G): the cell of b nearest to each of a, -1 outside; float32, as files hold points, decides ties."""
-    seen = b.to_view(a.cells_in_crop(grid))
+    """(B, G * G): the cell of b nearest to each of a, -1 outside.
+
+    Of affines, float32 decides ties, as files hold points. A spline has none that mean anything.
+    """
+    seen = b.nearby(a.cells_in_crop(grid))
     x, y = (((seen + 0.5) * (grid / b.size) - 0.5).float() + 0.5).floor().nan_to_num(-1).long().unbind(2)
     return torch.where((x >= 0) & (x < grid) & (y >= 0) & (y < grid), y * grid + x, -1)
 
@@ -248,9 +258,13 @@ class _Spline:
 
         float32 finds the neighbourhood in half the time, and float64 the point.
         """
-        nearby, _ = self._single()._newton(goal.float(), goal.float(), NEARBY)
-        xy, step = self._newton(nearby.double(), goal, CLOSE)
+        xy, step = self._newton(self.search(goal).double(), goal, CLOSE)
         return xy.masked_fill(step >= CLOSE, torch.nan)
+
+    def search(self, goal: Tensor) -> Tensor:
+        """As `undo`, float32 and less exact; anything where no point is found."""
+        single = _Spline(self.weights.float(), self.polynomial.float(), self.centres.float(), self.size)
+        return single._newton(goal.float(), goal.float(), NEARBY)[0]
 
     def _newton(self, xy: Tensor, goal: Tensor, close: float) -> tuple[Tensor, Tensor]:
         """Newton's method from `xy` until all steps are shorter than `close` pixels; the points and last steps."""
@@ -261,9 +275,6 @@ class _Spline:
             if not (length >= close).any():  # false for NaN
                 break
         return xy, length
-
-    def _single(self) -> "_Spline":
-        return _Spline(self.weights.float(), self.polynomial.float(), self.centres.float(), self.size)
 
 
 def _solve(along_x: Tensor, along_y: Tensor, rest: Tensor) -> Tensor:

@@ -158,7 +158,8 @@ def to_labels(source: Source, rows: Rows, marked: list[Found], params: LabelPara
         score = np.where(taken, one.score[image, slot], one.dense_score[image, slot])
         xy = source.to_image(rows[image], cells[:, None], view)[:, 0]
         parts.append((rows[image], np.full(len(image), view.flipped), slot, xy, score, taken))
-    return Labels(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    image, flipped, slot, xy, score, detected = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Labels(image, flipped, slot, xy, score, detected)
 
 
 def of_pool(points: Pool, label: NDArray[np.int64], centroids: NDArray[np.float32]) -> Labels:

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from uld.artifacts.found import Found, joined
 from uld.artifacts.landmarks import Landmarks
@@ -36,8 +35,8 @@ def _warped(method: Method, landmarks: Landmarks, source: Source, rows: Rows) ->
     """Dense matches of images under each of the evaluation's warps, moved back."""
     xy = np.full((len(rows), len(source.views.evaluation), len(landmarks.centroids), 2), np.nan, np.float32)
     for number, view in enumerate(source.views.evaluation):
-        parts: list[NDArray[np.float32]] = []
-        for some in runtime.batches(rows):
-            parts.append(source.to_image(some, method.match(source, landmarks, some, view), view))
+        parts = [
+            source.to_image(some, method.match(source, landmarks, some, view), view) for some in runtime.batches(rows)
+        ]
         xy[:, number] = np.concatenate(parts)
     return Warped(rows, xy)

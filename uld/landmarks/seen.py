@@ -72,8 +72,9 @@ def look(source: Source, rows: Rows, view: View) -> Seen:
 def keep(source: Source, rows: Rows, view: View) -> Seen:
     """All images, descriptors in half precision: (2 D + 4 C) G^2 bytes an image."""
     parts = [_halved(look(source, batch, view)) for batch in runtime.batches(rows)]
-    columns = ([getattr(one, name) for one in parts] for name in ("descriptors", "inside", "heat", "code"))
-    return Seen(rows, view, *(None if column[0] is None else torch.cat(column) for column in columns))
+    heat, code = ([getattr(one, name) for one in parts] for name in ("heat", "code"))
+    descriptors, inside = (torch.cat([getattr(one, name) for one in parts]) for name in ("descriptors", "inside"))
+    return Seen(rows, view, descriptors, inside, *(None if one[0] is None else torch.cat(one) for one in (heat, code)))
 
 
 def _halved(seen: Seen) -> Seen:

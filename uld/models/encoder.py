@@ -1,4 +1,4 @@
-"""A plain convolutional encoder of images, with the two heads of the D-ULD family: the smallest model that reads pixels."""
+"""A plain convolutional encoder of images with the two heads of D-ULD: the smallest model that reads pixels."""
 
 from typing import Annotated, Any
 

@@ -28,7 +28,7 @@ class Headed(Model):
         return self.pose is not None
 
     def coded(self, descriptors: Tensor, logits: Tensor) -> Maps:
-        """The maps with the pose code of the highest of an image's heat maps; not while training, where none is asked."""
+        """With the pose code of the highest of an image's heat maps; not while training, where none is asked for."""
         if self.pose is None or self.training:
             return Maps(descriptors, logits)
         return Maps(descriptors, logits, self.pose.encode(logits.sigmoid().amax(1, keepdim=True))[0])

@@ -1,4 +1,4 @@
-"""The trained model Psi of the D-ULD family: aggregator, descriptor head and detector head on features of a frozen network.
+"""The trained model Psi of the D-ULD family: aggregator, descriptor head and detector head on frozen features.
 
 Descriptors begin as those of the training-free model and learn what to add to them, so a round of self-training starts
 from what ZeroShot knows instead of from noise.

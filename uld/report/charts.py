@@ -62,7 +62,7 @@ def by_yaw(errors: dict[str, dict[str, pd.DataFrame]], main: str) -> bytes:
 
 
 def pose_accuracy(lines: pd.DataFrame) -> bytes:
-    """How far pose clusters are poses, over the rounds: a panel a method, a line a range of yaw (figure 7 of the paper).
+    """How far pose clusters are poses, over the rounds: a panel a method, a line a range of yaw (figure 7).
 
     Args:
         lines: columns `method`, `number`, `range` and `accuracy`; range `overall` is in dark ink.

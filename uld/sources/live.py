@@ -1,7 +1,7 @@
 """Photographs that are no part of a data set: their crops in memory, in the untouched view."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,7 @@ from uld.models.base import Inputs, Model
 from uld.sources.views import View, Views
 
 
-class Reader(Protocol):
-    """Makes what a model reads of images (B, 3, S, S) in [0, 1]."""
-
-    def __call__(self, images: Tensor) -> Inputs:
-        """Images, or feature maps."""
-        ...
+Reader = Callable[[Tensor], Inputs]  # images (B, 3, S, S) in [0, 1] -> what a model reads
 
 
 class LiveViews(Views):

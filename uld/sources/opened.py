@@ -1,5 +1,6 @@
 """Open a model of artifacts/rounds/ over the images that it reads."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,11 +12,14 @@ from uld.artifacts.labels import Labels, read_labels
 from uld.artifacts.models import Origin, load_model, read_origin
 from uld.base import runtime
 from uld.base.errors import ArtifactError
+from uld.geometry.coords import Affine
 from uld.geometry.frames import Frames, Rows, corners
 from uld.images.crops import Crops
 from uld.models.base import Model
 from uld.sources.source import Source
 from uld.sources.views import TrainingViews
+
+Warps = Callable[[int], Affine]  # side of the crops in pixels -> (E, 2, 3), crop -> view
 
 ROOT = Path("artifacts")
 CROPS = "roi/crops"  # what a model reads that reads images; others read features/<store>
@@ -36,8 +40,11 @@ class Opened:
         return Source(self.model, self.views)
 
 
-def open_model(start: str, root: Path = ROOT) -> Opened:
+def open_model(start: str, warps: Warps | None = None, root: Path = ROOT) -> Opened:
     """The model of a start or round.
+
+    Args:
+        warps: the evaluation's, of a model that reads images; a store of features holds them.
 
     Raises:
         ArtifactError: it is missing, or what it reads is missing or not what it was made for.
@@ -45,17 +52,19 @@ def open_model(start: str, root: Path = ROOT) -> Opened:
     folder = root / "rounds" / start
     model, origin = load_model(folder).to(runtime.device()), read_origin(folder)
     boxes = read_boxes(root / "roi/boxes.csv")
-    views, made_of = open_views(origin, model.grid, boxes, root)
+    views, made_of = open_views(origin, model.grid, boxes, warps, root)
     if made_of != origin.made_of:
         raise ArtifactError(f"{folder} was made for another {origin.reads}: run `dvc repro bootstrap`.")
     return Opened(model, origin, views, boxes)
 
 
-def open_views(origin: Origin, grid: int, boxes: pd.DataFrame, root: Path = ROOT) -> tuple[TrainingViews, str]:
+def open_views(
+    origin: Origin, grid: int, boxes: pd.DataFrame, warps: Warps | None = None, root: Path = ROOT
+) -> tuple[TrainingViews, str]:
     """The views that a model of `origin` reads, and their fingerprint.
 
     Args:
-        grid: G of the model. boxes: boxes.csv.
+        grid: G of the model. boxes: boxes.csv. warps: see `open_model`.
 
     Raises:
         ArtifactError: a store is missing, or was made of other crops.
@@ -67,7 +76,8 @@ def open_views(origin: Origin, grid: int, boxes: pd.DataFrame, root: Path = ROOT
     if origin.reads == CROPS:
         from uld.sources.pixel_views import pixel_views
 
-        return pixel_views(crops, frames, rows, origin.views), crops.fingerprint()
+        drawn = np.empty((0, 2, 3)) if warps is None else warps(crops.size)
+        return pixel_views(crops, frames, rows, origin.views, drawn), crops.fingerprint()
     from uld.diffusion.online import open_store
     from uld.sources.stored_views import StoredViews
 

@@ -1,4 +1,4 @@
-"""The pose part learns by pose labels (D-ULD++, section 3.3.2, equation 3): codes of one pose meet, others move apart."""
+"""The pose part learns by pose labels (D-ULD++, section 3.3.2, equation 3): codes of one pose come together."""
 
 from typing import Annotated, Literal
 
@@ -67,9 +67,7 @@ def _poses(training: Training, images: LabelledImages) -> NDArray[np.int64]:
     """
     of = np.stack([training.labels.own_of(POSE, training.views.rows, flip) for flip in images.flips])
     if len(np.unique(of[of >= 0])) < 2:
-        raise ULDError(
-            f"{training.name}: all images have one pose: ask for more poses, or lower methods.*.cluster.poses.min_images."
-        )
+        raise ULDError(f"{training.name}: all images have one pose: ask for more poses, or lower poses.min_images.")
     return of
 
 
