@@ -4,9 +4,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from uld.artifacts.models import save_model
+from uld.artifacts.files import sha256
+from uld.artifacts.models import WEIGHTS, save_model
 from uld.base import params, ranks, runtime
 from uld.diffusion import aggregated
+from uld.diffusion.store import FeatureStore
 from uld.sources.opened import open_model
 from uld.sources.stored_views import StoredViews
 
@@ -15,12 +17,13 @@ def main() -> None:
     key = sys.argv[1]
     chosen = params.read(aggregated.AggregatedParams, f"aggregated.{key}")
     opened = open_model(chosen.start)
-    assert isinstance(opened.views, StoredViews), "only features are aggregated"
-    store = Path(f"artifacts/features/{key}.zarr")
     model = aggregated.frozen_trunk(opened.model, chosen.start)
-    aggregated.fill(store, opened.views.store, model, key)
+    assert isinstance(opened.views, StoredViews), "a model with an aggregator reads features"
+    path = Path(f"artifacts/features/{key}.zarr")
+    weights = sha256(Path(f"artifacts/rounds/{chosen.start}") / WEIGHTS)
+    aggregated.fill(path, opened.views.store, model, weights, key)
     if not runtime.process():
-        origin = replace(opened.origin, reads=f"features/{key}", made_of=aggregated.digest(store))
+        origin = replace(opened.origin, reads=f"features/{key}", made_of=FeatureStore(path).digest)
         save_model(model, Path(f"artifacts/rounds/{key}"), origin)
 
 

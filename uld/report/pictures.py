@@ -102,7 +102,7 @@ def side_by_side(run: Run) -> dict[str, Picture]:
     rows = spread(rows, COLUMNS)
     found = {}
     for row in run.metrics:
-        xy = source.predictions(row).xy[rows]
+        xy = source.predictions(row).found.xy[rows]
         if xy.shape[1]:
             image = figures.mosaic(faces(run, rows, xy), COLUMNS)
             found[f"row-{row}.png"] = Picture(figures.png(image), f"landmarks of row {row} on {len(rows)} images", row)

@@ -16,7 +16,6 @@ from uld.images.decode import Pixels
 from uld.models.base import Inputs, Model
 from uld.sources.views import View, Views
 
-
 Reader = Callable[[Tensor], Inputs]  # images (B, 3, S, S) in [0, 1] -> what a model reads
 
 
