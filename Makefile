@@ -1,5 +1,6 @@
 # make repro   set up and run the pipeline on the embedded default
-# make test    set up and run the tests
+# make test    set up and run the tests, in two processes (JOBS=4: in so many; TESTS=tests/base: those; --device cuda: there)
+# make once    what a change must pass and is slow for its worth: real compilation, each benchmark at its tiny size
 # make seeds   three seeds of it, in clones of the last commit; figures in results/orl (SEEDS=1: that one)
 # make faces3d the same on generated heads of known pose; figures in results/faces3d
 # make check   linters, types, and whether dvc.lock is of this code
@@ -12,8 +13,11 @@ export DVC_NO_ANALYTICS := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 SEEDS ?= 0 1 2
+JOBS ?= 2
+# A test computes in one thread, and one that waits sleeps: threads that spin take the time of the other process.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest
 
-.PHONY: repro test seeds faces3d check bench clean
+.PHONY: repro test once seeds faces3d check bench clean
 
 repro: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
@@ -21,7 +25,11 @@ repro: .venv/ready
 	@echo "open report/index.html"
 
 test: .venv/ready
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) -n $(JOBS) --dist loadgroup $(TESTS)
+
+once: .venv/ready
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) --compile --benchmarks -m "compiles or benchmark" \
+		tests/test_benchmarks.py tests/diffusion/test_compiled.py
 
 seeds faces3d: .venv/ready
 	for seed in $(SEEDS); do PATH="$(CURDIR)/$(BIN):$$PATH" sh results/run.sh $(DATA) $$seed || exit 1; done

@@ -52,6 +52,7 @@ def near(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> None:
         torch.testing.assert_close(got[name], value, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.compiles
 @needs_compiler
 @pytest.mark.filterwarnings("ignore")  # of torch's own
 def test_the_same_features_for_any_batch_and_thread(sd: Backbone) -> None:

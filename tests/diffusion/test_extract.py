@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from uld.base import runtime
+from uld.base import runtime, stop
 from uld.base.errors import ArtifactError, ULDError
 from uld.diffusion import extract, reduce, store
 from uld.diffusion.backbone import Backbone
@@ -225,13 +225,13 @@ def test_an_interrupted_reduction_goes_on_with_the_same_one(
     monkeypatch.setattr(store, "SHARD_BYTES", 1)  # a row a shard
     write, seen = store._write_shard, []
 
-    def stop(chunks: Any, first: int, *rest: Any) -> None:
+    def stopping(chunks: Any, first: int, *rest: Any) -> None:
         seen.append(first)
         if seen == [0, 1]:
             os.kill(os.getpid(), signal.SIGTERM)
         write(chunks, first, *rest)
 
-    monkeypatch.setattr(store, "_write_shard", stop)
+    monkeypatch.setattr(store, "_write_shard", stopping)
     with pytest.raises(stop.Interrupted, match="2 of 7 shards are kept"):
         fill("part", reduced)
     monkeypatch.setattr(reduce, "fit", None)  # not again
