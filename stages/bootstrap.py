@@ -43,7 +43,9 @@ def main() -> None:
     models.save(head, out, store.spec["backbone"])
     tried = checks.sample(rows)
     figures = checks.measure(source.from_store(store, head, crops, boxes), tried, random.rng(seed, "gates"))
-    baseline = checks.measure(checks.colour(crops, place, store.mirrored), tried, random.rng(seed, "gates"))
+    baseline = checks.measure(
+        checks.colour(crops, place, store.flipped[: store.bank]), tried, random.rng(seed, "gates")
+    )
     figures |= {f"colour_{name}": value for name, value in baseline.items()}
     if figures.get("self_match", 1) <= figures.get("colour_self_match", 0):
         print(f"warning: head {key} matches points no better than plain colour: train longer or use Stable Diffusion.")

@@ -111,8 +111,8 @@ def trainable(features: str, start: str, root: Path = Path("artifacts")) -> tupl
 
 
 def predict_all(method: Method, landmarks: Landmarks, source: GridSource, boxes: pd.DataFrame) -> Predictions:
-    """Find the landmarks in every image and every view of the bank."""
-    views, count = len(source.views), len(landmarks.centroids)
+    """Find the landmarks in every image, and in test images under the evaluation's warps."""
+    views, count = 1 + len(source.warps), len(landmarks.centroids)
     xy, view_xy = _gap((len(boxes), count, 2)), _gap((len(boxes), views, count, 2))
     score, dense_score = _gap((len(boxes), count)), _gap((len(boxes), count))
     poses: list[Found] = []
@@ -122,15 +122,17 @@ def predict_all(method: Method, landmarks: Landmarks, source: GridSource, boxes:
         xy[rows], score[rows] = source.to_image(rows, found.xy), found.score
         view_xy[rows, 0], dense_score[rows] = source.to_image(rows, found.dense_xy), found.dense_score
         poses.append(found)
-        for v in range(1, views):
-            view_xy[rows, v] = source.to_image(rows, method.match(source, landmarks, rows, v), v)
+        tested = rows[boxes["split"].to_numpy()[rows] == "test"]
+        for number, v in enumerate(source.warps if len(tested) else (), 1):
+            view_xy[tested, number] = source.to_image(tested, method.match(source, landmarks, tested, v), v)
     images, split = (boxes[key].to_numpy(dtype=object) for key in ("image", "split"))
     known = {
         name: np.concatenate([getattr(found, name) for found in poses])
         for name in ("pose", "pose_margin")
         if poses and getattr(poses[0], name) is not None
     }
-    return Predictions(images, split, xy, score, view_xy[:, 0], dense_score, view_xy, source.mirrored, **known)
+    mirrored = np.zeros(views, dtype=bool)
+    return Predictions(images, split, xy, score, view_xy[:, 0], dense_score, view_xy, mirrored, **known)
 
 
 def last_labels(start: str, root: Path = Path("artifacts")) -> Labels | None:

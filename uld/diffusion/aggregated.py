@@ -29,7 +29,7 @@ class AggregatedParams:
 
 
 def fill(path: Path, parent: FeatureStore, head: LearnedHead, start: str) -> None:
-    """Store what is at rest in the model `start`, of all rows and views of `parent`; resumes an interrupted run.
+    """Store what is at rest in the model `start`, of all items of `parent`; resumes an interrupted run.
 
     Several processes divide the shards between them.
 
@@ -37,21 +37,20 @@ def fill(path: Path, parent: FeatureStore, head: LearnedHead, start: str) -> Non
         runtime.Interrupted: asked to stop; finished shards are kept.
         ArtifactError: non-finite values.
     """
-    spec = parent.spec | {"keep": AGGREGATED, "start": start, "aggregator": head.fingerprint()}
+    own = {"keep": AGGREGATED, "start": start, "aggregator": head.fingerprint(), "parent": parent.spec["digest"]}
+    spec = parent.spec | own
     scratch = scratch_folder(f"aggregate-{start}", **spec)
     if not runtime.process() and (parent.path / reduce.FILE).is_file():  # a detector of this store needs it
         shutil.copy(parent.path / reduce.FILE, scratch)
 
-    views = len(parent.views)
-
     @torch.no_grad()
     def kept(items: NDArray[np.int64]) -> Features:
-        return head.at_rest(parent.views_of(*np.divmod(items, views), head.names))
+        return head.at_rest(parent.views_of(items[:, 0], items[:, 1], head.names))
 
-    def compute(first: int, end: int) -> Iterator[tuple[int, Features]]:
-        items = np.arange(first * views, end * views)
-        return runtime.in_batches(lambda a, b: kept(items[a:b]), len(items))
+    def compute(first: int, end: int) -> Iterator[Features]:
+        items = parent.layout.items[first:end]
+        return (features for _, features in runtime.in_batches(lambda a, b: kept(items[a:b]), len(items)))
 
     cells = (head.grid, head.grid)
     shapes = {BASE: (len(head.base.offset), *cells), AGGREGATED: (head.aggregate.width, *cells)}
-    store.build(path, scratch, spec, parent.views, parent.mirrored, compute, shapes)
+    store.build(path, scratch, spec, parent.layout, parent.path / store.BACKBONE, compute, shapes)

@@ -33,11 +33,14 @@ class GridSource:
     ) -> None:
         """Take the functions of a model.
 
+        Views of `place` beyond those of `mirrored` are the evaluation's warps.
+
         Args:
             describe: -> descriptors (B, D, G, G). maps: -> descriptors and logits of heat maps (B, C, G, G).
-            mirrored: (V,). encode: heat (B, 1, G, G) in [0, 1] -> pose codes (B, C).
+            mirrored: (B,). encode: heat (B, 1, G, G) in [0, 1] -> pose codes (B, C).
         """
-        self.views, self.mirrored = place.views, mirrored  # (V, 2, 3) crop -> view; (V,)
+        self.views, self.mirrored = place.views[: len(mirrored)], mirrored  # of the bank: (B, 2, 3) crop -> view; (B,)
+        self.warps = range(len(mirrored), len(place.views))  # views that only test images have
         self._place, self._describe, self._maps, self._encode = place, describe, maps, encode
 
     @property
@@ -109,7 +112,7 @@ def frames(store: FeatureStore, crops: Crops, boxes: pd.DataFrame, grid: int) ->
 def from_store(store: FeatureStore, head: Head, crops: Crops, boxes: pd.DataFrame) -> GridSource:
     """Source over all rows and views of a feature store."""
     place, names = frames(store, crops, boxes, head.grid), head.reads(store)
-    return _of(head, place, lambda rows, view: store.read(rows, view, names), store.mirrored)
+    return _of(head, place, lambda rows, view: store.read(rows, view, names), store.flipped[: store.bank])
 
 
 def _of(

@@ -46,8 +46,8 @@ class Bank:
         """
         self.rows, self.grid, self.names = rows, frames.grid, names
         self._store, self._frames = store, frames
-        self.mirrored = store.mirrored
-        self.hands = [np.flatnonzero(store.mirrored == hand) for hand in (False, True)]
+        self.mirrored = store.flipped[: store.bank]
+        self.hands = [np.flatnonzero(self.mirrored == hand) for hand in (False, True)]
         self._partners: dict[tuple[int, int], NDArray[np.int64]] = {}
         self._masks: dict[tuple[int, int], NDArray[np.uint8]] = {}  # bits: a large crop's mask takes long to read
 
