@@ -34,7 +34,7 @@ from uld.models import Head
 from uld.models.heads import LearnedHead
 from uld.sources.views import Ahead, Batch
 from uld.training import self_training
-from uld.training.fit import optimise
+from uld.training.fit import fit
 from uld.training.self_training import Taught
 
 
@@ -152,7 +152,7 @@ class MallisDDetector(Method):
             loss = mallis.channel_bce(logits, target, batch.inside, present)
             return loss, {"present": present.float().mean()}
 
-        return model, optimise(model, optimiser, p.steps, step, training.state, training.name)
+        return model, fit(model, [optimiser], p.steps, step, training.state, training.name)
 
     # --- find ---
 

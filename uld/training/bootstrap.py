@@ -33,7 +33,7 @@ from uld.models.aggregator import Aggregator
 from uld.models.frozen import ProjectionParams
 from uld.models.heads import LearnedHead, ModelParams
 from uld.sources.views import Ahead, Bank, Batch
-from uld.training.fit import optimise
+from uld.training.fit import fit
 
 SCALE_IMAGES = 256  # images from which the spread of each channel is taken
 
@@ -120,7 +120,7 @@ def bootstrap(
     identity = {"params": asdict(block), "teacher": asdict(taught), "seed": seed}
     identity |= {"features": store.spec, "rows": rows.tolist()}
     state = scratch_folder(f"bootstrap-{name}", **identity) / "state.pt"
-    return head, optimise(head, optimiser, block.steps, step, state, f"bootstrap {name}")
+    return head, fit(head, [optimiser], block.steps, step, state, f"bootstrap {name}")
 
 
 def build(block: BootstrapParams, store: FeatureStore, frames: Frames, rows: Rows, seed: int) -> LearnedHead:

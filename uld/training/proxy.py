@@ -21,7 +21,7 @@ from uld.models.heads import LearnedHead
 from uld.models.pose import PoseParams, PoseVAE
 from uld.sources.views import Ahead, Batch
 from uld.training import self_training
-from uld.training.fit import Figures, optimise
+from uld.training.fit import Figures, fit
 from uld.training.self_training import Taught
 
 
@@ -124,7 +124,7 @@ def _alone(head: LearnedHead, training: Training, p: ElboParams, alone: AlonePar
         return loss / heat[0].numel(), {"reconstruction": reconstruction, "kl": kl}
 
     state = training.state.with_name(f"alone-{training.state.name}")
-    optimise(pose, optimiser, alone.steps, step, state, f"{training.name}, pose part")
+    fit(pose, [optimiser], alone.steps, step, state, f"{training.name}, pose part")
 
 
 @torch.no_grad()
@@ -233,5 +233,5 @@ def _train(
     for module, _ in learning:
         module.requires_grad_(True)
     optimiser = torch.optim.Adam([{"params": list(module.parameters()), "lr": rate} for module, rate in learning])
-    history = optimise(head, optimiser, steps, step, training.state, training.name)
+    history = fit(head, [optimiser], steps, step, training.state, training.name)
     return head.requires_grad_(True), history

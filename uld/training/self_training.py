@@ -21,7 +21,7 @@ from uld.methods.base import Training
 from uld.models import Head, refuse_collapse
 from uld.models.heads import LearnedHead
 from uld.sources.views import Ahead, Bank, Batch
-from uld.training.fit import optimise
+from uld.training.fit import fit
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -70,7 +70,7 @@ def train(
         descriptor = (positive.sum() + negative.sum()) / max(1, pairs)
         return detector + p.descriptor_weight * descriptor, {"detector": detector, "descriptor": descriptor}
 
-    return head, optimise(head, optimiser, p.steps, step, training.state, training.name)
+    return head, fit(head, [optimiser], p.steps, step, training.state, training.name)
 
 
 def trainable(head: Head, name: str) -> LearnedHead:
