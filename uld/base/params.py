@@ -49,16 +49,25 @@ def read(kind: Any, key: str, path: Path = Path("params.yaml")) -> Any:
     Raises:
         ParamsError: naming the full path of each unknown, missing or wrongly typed key.
     """
-    block: Any = load(path)
+    return build(kind, find(load(path), key, str(path)), key, str(path))
+
+
+def find(tree: dict[str, Any], key: str, where: str = "params.yaml") -> Any:
+    """What stands at the dotted `key` of a tree.
+
+    Raises:
+        ParamsError: a name of the key is missing; it tells which ones are there.
+    """
+    block: Any = tree
     done: list[str] = []
     for name in key.split("."):
         if not isinstance(block, dict) or name not in block:
             there = ", ".join(map(str, block)) if isinstance(block, dict) else "no keys"
             place = ".".join(done) or "the top"
-            raise ParamsError(f"{path}: key '{key}' is missing: no '{name}' under {place} (there: {there}).")
+            raise ParamsError(f"{where}: key '{key}' is missing: no '{name}' under {place} (there: {there}).")
         block = block[name]
         done.append(name)
-    return build(kind, block, key, str(path))
+    return block
 
 
 def build(kind: type[T], block: Any, key: str, where: str = "params.yaml") -> T:
