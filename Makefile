@@ -34,7 +34,7 @@ study: .venv/ready $(DATA_$(NAME))
 ifdef SEEDS
 	@# runs of the queue see what is in Git only: data that are not, they find by their full path
 	$(STUDY) dvc exp run --queue -S seed=$(subst $(space),$(comma),$(strip $(SEEDS))) \
-	    $(if $(DATA_$(NAME)),-S source="$(dir $(CURDIR)/$(DATA_$(NAME)))")
+	    $(if $(DATA_$(NAME)),-S source="$(patsubst %/,%,$(dir $(CURDIR)/$(DATA_$(NAME))))")
 	$(STUDY) dvc exp run --run-all
 	$(STUDY) uld table --experiments --write seeds.csv
 else

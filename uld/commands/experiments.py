@@ -55,9 +55,10 @@ def results(choice: Choice, runs: list[Run]) -> Results:
         ArtifactError: no run has one of the rows.
         ParamsError: a protocol or mark-up that the metrics do not have.
     """
-    found = [(run, row, run.rows[row]) for run in runs for row in choice.rows or run.rows if row in run.rows]
+    rows = choice.rows or dict.fromkeys(row for run in runs for row in run.rows)
+    found = [(run, row, run.rows[row]) for row in rows for run in runs if row in run.rows]
     if not found:
-        raise ArtifactError(f"no run has metrics of the rows {', '.join(choice.rows or []) or 'asked for'}.")
+        raise ArtifactError(f"no run has metrics of the rows {', '.join(rows)}.")
     title, figures = figures_of([tree for _, _, tree in found], choice)
     taken = {"row", "seeds", "code", *(figure.name for figure in figures)}  # `landmarks` is a param and a figure
     settings = pd.DataFrame([run.settings for run, _, _ in found]).fillna("-")

@@ -48,7 +48,7 @@ def write(path: Path, runs: list[Run]) -> int:
     table = table.drop_duplicates(["row", "seed", *settings], keep="last")
     order = {row: number for number, row in enumerate(dict.fromkeys(table["row"]))}
     table = table.sort_values(["row", *settings, "seed"], key=lambda one: one.map(order) if one.name == "row" else one)
-    figures = [name for name in table.columns if name not in (*LABELS, *settings)]
+    figures = sorted(set(table.columns) - {*LABELS, *settings}, key=lambda name: (name.count("."), name))
     write_table(path, table[[*LABELS, *settings, *figures]])
     return len(table)
 
@@ -58,10 +58,15 @@ def _settings(table: pd.DataFrame) -> list[str]:
 
 
 def _load(path: Path) -> pd.DataFrame:
-    table = pd.read_csv(path, dtype=dict.fromkeys(LABELS, str))
+    """The table: figures as numbers, all else as the text that stands there (`null` is a value)."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
     if missing := [name for name in LABELS if name not in table]:
         raise ArtifactError(f"{path} has no column {', '.join(missing)}: it is no table of runs.")
-    return table.astype(dict.fromkeys(_settings(table), str))
+    figures = [name for name in table.columns if name not in (*LABELS, *_settings(table))]
+    try:
+        return table.assign(**{name: pd.to_numeric(table[name]) for name in figures})
+    except ValueError as error:
+        raise ArtifactError(f"{path} holds a figure that is no number ({error}): mend or remove it.") from error
 
 
 def _lines(runs: list[Run]) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import uld
 from uld.base.errors import DataError, NotInstalled, ParamsError, ULDError
-from uld.commands import blocks, edit, presets
+from uld.commands import edit, presets
 from uld.datasets.folder import walk
 from uld.stage import OWN, clone
 
@@ -72,6 +72,8 @@ def update(folder: Path) -> list[str]:
         ULDError: the folder holds no project.
         ParamsError: this version cannot read its params.yaml; all else is up to date then.
     """
+    from uld.commands import blocks  # brings torch, which a new project need not wait for
+
     path = folder / "params.yaml"
     if not path.is_file():
         raise ULDError(f"{folder} is no project, it has no params.yaml: `uld new {folder} --images PATH` makes one.")
@@ -122,6 +124,8 @@ def _put_under_control(folder: Path) -> None:
     if top is None:
         settings = settings.replace("autostage = true", "no_scm = true")
     (folder / ".dvc/config").write_text(settings, encoding="utf-8")
+    with (folder / ".dvc/.gitignore").open("a", encoding="utf-8") as file:
+        file.write("/remotes\n")  # where the remote `heavy` of the settings lies
     shutil.copytree(FILES / "plots", folder / ".dvc/plots", dirs_exist_ok=True)
 
 

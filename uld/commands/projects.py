@@ -8,7 +8,7 @@ from pathlib import Path
 
 from uld import datasets
 from uld.base import params
-from uld.base.errors import ArtifactError, ParamsError, ULDError
+from uld.base.errors import ArtifactError, ULDError
 from uld.commands import experiments, kept, table
 from uld.commands.table import Choice, Results
 from uld.stage import clone
@@ -100,16 +100,26 @@ def _shown(project: Path) -> str:
 
 
 def show_all(look: Look, how: str) -> None:
-    """Print a table a project; for one without figures, what makes them."""
+    """Print a table a project; of one that has not been run, what earlier runs found, or what makes the figures."""
     for project in every(Path.cwd()):
         name = _shown(project)
         with contextlib.chdir(project):
             try:
-                found = look.results()
-            except (ArtifactError, ParamsError) as error:
+                found = _first(look)
+            except ULDError as error:
                 print(f"{name}: {error}\n")
                 continue
         if how == "md":
             print(f"**{name}**\n")
         table.show(replace(found, title=f"{name}: {found.title}"), how)
         print()
+
+
+def _first(look: Look) -> Results:
+    """Of the last run, or else of the runs that were kept."""
+    try:
+        return look.results()
+    except ArtifactError:
+        if look.experiments or look.kept or not SEEDS.is_file():
+            raise
+        return replace(look, kept=SEEDS).results()
