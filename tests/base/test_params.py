@@ -149,7 +149,7 @@ def test_a_block_of_no_known_kind(tmp_path: Path, block: str) -> None:
 def test_names_of_the_first_version_are_told_with_todays(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("variants: {duld: {}}\nsteps: {}\nseed: 1\n")
-    with pytest.raises(ParamsError, match="earlier version of uld.*variants is rows now, steps is methods now"):
+    with pytest.raises(ParamsError, match=r"earlier version of uld.*variants is rows now, steps is methods now"):
         params.read(dict[str, Any], "rows.duld", path)
     assert params.read(int, "seed", path) == 1
     assert params.outdated({"rows": {}, "variants": {}}) == ""
