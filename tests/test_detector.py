@@ -27,6 +27,7 @@ from uld.diffusion.extractor import Extractor, ReadoutParams
 from uld.diffusion.online import open_store
 from uld.diffusion.reduce import ReduceParams
 from uld.diffusion.store import FeatureStore
+from uld.geometry import coords
 from uld.images import crops
 from uld.images.crops import Crops
 from uld.images.decode import decode
@@ -200,7 +201,7 @@ def test_the_mirrored_view_is_mapped_back(project: Project, zeroshot: tuple[Land
     found = opened.detect([image[:, ::-1].copy() for image in project.photographs])
     width = np.array([image.shape[1] for image in project.photographs])[:, None]
     back = found.dense_xy * [-1, 1] + np.stack([width - 1, 0 * width], axis=2)
-    boxes, source = detector.cached("trained", "frozen", project.root)
+    _, source = detector.cached("trained", "frozen", project.root)
     kind, rows = methods.load("zeroshot"), np.arange(6)  # training images have this view
     seen = kind(kind.Params(**BLOCKS["zeroshot"])).match(source, zeroshot[0], rows, 1)
     apart = np.abs(source.to_image(rows, seen, 1) - back[rows]).max(axis=2)

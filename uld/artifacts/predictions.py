@@ -16,8 +16,9 @@ class Predictions:
 
     images (N,) ids and split (N,) in the order of boxes.csv; xy (N, K, 2) float32, NaN = not detected, with score
     (N, K) (higher is surer, NaN where absent); dense_xy (N, K, 2) and dense_score: the best match of each landmark
-    anywhere in the ROI, detected or not; view_xy (N, V, K, 2): the dense prediction made in view v of the
-    bank, mapped back to the image (v = 0 is the untouched view); mirrored (V,) bool. Of two-stage clustering only:
+    anywhere in the ROI, detected or not; view_xy (N, V, K, 2): the dense prediction made under warp v of the
+    evaluation, mapped back to the image (v = 0 is the untouched view; of training images the others are NaN); mirrored
+    (V,) bool, none. Of two-stage clustering only:
     pose (N,) int64, and pose_margin (N,) float32: distance to the nearest pose over that to the second nearest, 0 to 1.
     """
 
