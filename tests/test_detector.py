@@ -372,7 +372,8 @@ def test_a_detector_of_an_aggregator_that_rests(
     _, whole, _ = project.discover("duld")
     _, predictions, folder = project.discover("duld", features="resting")
     same(Detector.load(folder).detect(project.photographs), predictions, np.arange(9))
-    np.testing.assert_allclose(predictions.view_xy, whole.view_xy, atol=0.1)
+    seen = np.isfinite(whole.view_xy)
+    assert (np.abs(predictions.view_xy - whole.view_xy)[seen] < 0.1).mean() > 0.95  # but for near ties
     np.testing.assert_allclose(predictions.score, whole.score, atol=5e-3)
     assert (np.abs(predictions.xy - whole.xy)[np.isfinite(whole.xy)] < 0.02).mean() > 0.95  # but for near ties
     _, bank, _ = detector.trainable("resting", "frozen", project.root)
