@@ -20,9 +20,9 @@ SHARDS = """
 import os, runpy
 from uld.diffusion import store
 store.SHARD_BYTES, write = 1, store._write_shard
-def writing(chunks, first, *rest):
-    os.write(1, b"<%d>" % first)  # in one piece: the processes share the pipe
-    write(chunks, first, *rest)
+def writing(chunks, place, *rest):
+    os.write(1, b"<%s>" % place.encode())  # in one piece: the processes share the pipe
+    write(chunks, place, *rest)
 store._write_shard = writing
 runpy.run_path("stages/features.py", run_name="__main__")
 """
@@ -44,11 +44,12 @@ def test_shards_are_divided(project: Project, reduce: object) -> None:
     kept = []
     for command in ((sys.executable,), TORCHRUN):
         said = project.run(*command, "shards.py", "trained")
-        assert sorted(map(int, re.findall(r"<(\d+)>", said))) == [*range(24)]
         store = FeatureStore(project.root / "artifacts/features/trained.zarr")
-        kept.append({(name, v): store.read(np.arange(24), v, [name])[name] for name in store.names for v in range(3)})
+        rows, views = store.layout.items.T
+        assert sorted(map(int, re.findall(r"<of rows (\d+)\.\.\d+>", said))) == rows.tolist()
+        kept.append(store.views_of(rows, views, store.names))
         assert not list((project.root / ".scratch").glob("features-*"))
-    assert kept[0].keys() == kept[1].keys() and len(kept[0]) == 6
+    assert kept[0].keys() == kept[1].keys() and len(kept[0]) == 2
     for name, value in kept[0].items():
         torch.testing.assert_close(kept[1][name], value, rtol=0, atol=0)  # a pass is an image of a view in both
 
@@ -70,7 +71,7 @@ def test_latents_are_read_by_all(project: Project) -> None:
     for run in (in_one, in_two):
         run(project, "aggregate", "silk")
         store = FeatureStore(project.root / "artifacts/features/silk.zarr")
-        kept.append([store.read(np.arange(24), view) for view in range(3)])
+        kept.append([store.views_of(*store.layout.items.T, store.names)])
     for one, two in zip(*kept, strict=True):
         for name in ("base", "aggregated"):
             torch.testing.assert_close(two[name], one[name], atol=5e-3, rtol=5e-3)
