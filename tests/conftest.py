@@ -1,6 +1,7 @@
-"""What every test gets: one thread, no accelerator, a scratch folder of its own; and a tiny backbone to share."""
+"""What every test gets: one thread, the run's device, a scratch folder of its own; and a tiny backbone to share."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,13 +21,46 @@ from uld.images.crops import Crops
 hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one is slow now and then
 hypothesis.settings.load_profile("any machine")
 
+DEARER = {"compiles": "--compile", "benchmark": "--benchmarks"}  # what a run leaves out: marker, and the option for it
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="what the tests compute on: cpu, cuda or cuda:N (default: cpu)")
+    parser.addoption("--compile", action="store_true", help="also compile the blocks of a network: half a minute")
+    parser.addoption("--benchmarks", action="store_true", help="also start each benchmark at its tiny size")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Fix what fixtures of a whole module or session find, before `_machine` does so for a test.
+
+    Raises:
+        UsageError: torch cannot compute on --device.
+    """
+    name = config.getoption("--device")
+    if name != "cpu" and not torch.cuda.is_available():
+        raise pytest.UsageError(f"--device {name}: this torch sees no GPU: use cpu, or install a CUDA build.")
+    os.environ |= {"ULD_DEVICE": name, "ULD_THREADS": "1", "DVC_NO_ANALYTICS": "1"}
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what the run did not ask for."""
+    out = [marker for marker, option in DEARER.items() if not config.getoption(option)]
+    dropped = [item for item in items if any(map(item.get_closest_marker, out))]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if item not in dropped]
+
 
 @pytest.fixture(autouse=True)
-def _machine(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The environment that uld/runtime.py reads, the same for every developer."""
-    for name in ("ULD_BATCH", "ULD_WORKERS", "ULD_RESUME", "ULD_OFFLINE", "ULD_COMPILE", "DVC_ROOT"):
+def _machine(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The environment that uld/base/runtime.py reads, the same for every developer."""
+    for name in ("ULD_BATCH", "ULD_WORKERS", "ULD_RESUME", "ULD_OFFLINE", "ULD_COMPILE", "ULD_NPROC", "DVC_ROOT"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ULD_DEVICE", "cpu")
+    about_the_cpu = request.node.get_closest_marker("cpu")
+    monkeypatch.setenv("ULD_DEVICE", "cpu" if about_the_cpu else request.config.getoption("--device"))
     monkeypatch.setenv("ULD_THREADS", "1")
     monkeypatch.setenv("ULD_SCRATCH", str(tmp_path_factory.mktemp("scratch")))
 

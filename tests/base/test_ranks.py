@@ -26,7 +26,7 @@ from torch import nn
 from uld.base import ranks, runtime
 from uld.base.scratch import scratch_folder
 from uld.training import fit as loop
-from uld.training.fit import optimise
+from uld.training.fit import fit
 
 loop.KEEP_EVERY = 2
 
@@ -51,7 +51,7 @@ def main():
         return loss, {"first": y[0, 0].detach()}
 
     state = scratch_folder("toy", toy=1) / "state.pt"
-    history = optimise(model, torch.optim.SGD(model.parameters(), 0.1), 6, step, state, "toy")
+    history = fit(model, [torch.optim.SGD(model.parameters(), 0.1)], 6, step, state, "toy")
     kept = {"model": model.state_dict(), "lines": history.to_numpy().tolist()}
     torch.save(kept, f"{sys.argv[1]}-{runtime.process()}.pt")
 
@@ -128,6 +128,7 @@ def test_a_mistake_is_told_once(tmp_path: Path, mistake: dict[str, str]) -> None
     assert done.returncode == 2 and re.fullmatch(r"error: ULD_(DEVICE|NPROC)=.*\n", done.stderr)
 
 
+@pytest.mark.xdist_group("ranks")
 def test_a_killed_process_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ULD_SCRATCH", str(tmp_path))
     started = time.monotonic()
@@ -140,6 +141,7 @@ def test_a_killed_process_ends_the_others(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(torch.load(tmp_path / "x-0.pt")["lines"]) == 6
 
 
+@pytest.mark.xdist_group("ranks")
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     for count in (1, 2):
         done = toy(tmp_path, f"of{count}", count)

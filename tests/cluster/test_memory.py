@@ -7,8 +7,9 @@ import sys
 WORK = """
 import json, re
 import numpy as np
-from uld.cluster import kmeans, label, spool, two_stage
+from uld.cluster import kmeans, spool, two_stage
 from uld.cluster.quality import quality
+from uld.landmarks import label
 
 EACH, SIZE, CAP, K = 30, 128, 10_000, 10
 spool.PIECE = 2**13

@@ -1,7 +1,9 @@
 """Experiments as jobs, on this machine: a small DVC project whose stage is preempted in the middle."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,8 @@ from typer.testing import CliRunner
 from launch import slurm
 from launch.slurm import Experiment, app, sweeps
 from uld.base import ranks
+
+pytestmark = pytest.mark.xdist_group("launch")
 
 STAGE = """
 import json, os, signal, time
@@ -48,28 +52,36 @@ stages:
 """
 
 
-@pytest.fixture
-def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    root = tmp_path / "repo"
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project under Git and DVC. Read only."""
+    root = tmp_path_factory.mktemp("launch") / "repo"
     (root / "data/raw").mkdir(parents=True)
     for name, text in {
         "stage.py": STAGE,
         "dvc.yaml": GRAPH,
         "params.yaml": "seed: 0\n",
         "data/raw/number": "7",
+        ".gitignore": "/data/raw/\n/build/\n.scratch/\n",
     }.items():
         (root / name).write_text(text)
-    (root / ".gitignore").write_text("/data/raw/\n/build/\n.scratch/\n")
-    monkeypatch.chdir(root)
+    with contextlib.chdir(root):
+        run("git", "init", "--quiet")
+        run("git", "config", "user.name", "smoke")
+        run("git", "config", "user.email", "smoke@example.org")
+        run(sys.executable, "-m", "dvc", "init", "--quiet")
+        run("git", "add", ".")
+        run("git", "commit", "--quiet", "--message", "first")
+    return root
+
+
+@pytest.fixture
+def repo(committed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, which is the current folder."""
+    monkeypatch.chdir(shutil.copytree(committed, tmp_path / "repo"))
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # where jobs find this class
-    run("git", "init", "--quiet")
-    run("git", "config", "user.name", "smoke")
-    run("git", "config", "user.email", "smoke@example.org")
-    run(sys.executable, "-m", "dvc", "init", "--quiet")
-    run("git", "add", ".")
-    run("git", "commit", "--quiet", "--message", "first")
-    return root
+    return tmp_path / "repo"
 
 
 def run(*command: str) -> str:
@@ -97,7 +109,7 @@ def test_a_preempted_job_goes_on_and_leaves_an_experiment(repo: Path) -> None:
     assert len(said) == 2 and all(folder in line for folder, line in zip(folders, said, strict=True))
     until = time.monotonic() + 300
     while len(run("git", "for-each-ref", "refs/exps/*/*/*").splitlines()) < 2 and time.monotonic() < until:
-        time.sleep(1)
+        time.sleep(0.1)
     always = {"data": 7, "processes": 2}
     assert kept() == {1: {"seed": 1, "starts": 2} | always, 3: {"seed": 3, "starts": 1} | always}
     assert run("git", "status", "--porcelain") == ""
@@ -122,9 +134,9 @@ def test_a_process_a_gpu(
     assert int((tmp_path / "count").read_text()) == processes
 
 
-@pytest.mark.parametrize(("traps", "seconds", "code"), [("exit 7", 120, 7), ("", 2, -signal.SIGKILL)])
+@pytest.mark.parametrize(("traps", "seconds", "code"), [("exit 7", 120, 7), ("", 0.5, -signal.SIGKILL)])
 def test_what_does_not_stop_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, traps: str, seconds: int, code: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, traps: str, seconds: float, code: int
 ) -> None:
     """Also of a launcher that ignores Ctrl-C."""
     monkeypatch.setattr(slurm, "SAVING", seconds)

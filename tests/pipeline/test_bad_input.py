@@ -1,20 +1,16 @@
-"""What a user can get wrong, through the stage scripts: one clear error with the remedy, or the run goes on."""
+"""What a user can get wrong, through the stage scripts: one clear error with the remedy, or the run goes on.
+
+Here is a mistake of each kind of input; tests/datasets, tests/base/test_params.py and tests/diffusion have the others.
+"""
 
 import shutil
-from typing import Any
 
 import pandas as pd
 import pytest
-from diffusers import AutoencoderKL
 
 from smoke.project import Project, refused
 
-# --- photographs and annotations ---
-
-
-def test_no_folder(fresh: Project) -> None:
-    fresh.set(source="elsewhere")
-    refused(fresh.stage("data"), "elsewhere is no folder", "source")
+pytestmark = pytest.mark.xdist_group("smoke")
 
 
 def test_an_empty_folder(fresh: Project) -> None:
@@ -48,63 +44,26 @@ def test_too_many_bad_files(fresh: Project) -> None:
     refused(fresh.stage("data"), "3 of 24 files", "p00/0.png", "p01/0.png", "p03/0.png", "max_bad")
 
 
-def unknown(marks: pd.DataFrame) -> None:
-    marks.loc[3, "image"] = "p99/0.png"
-
-
-def half(marks: pd.DataFrame) -> None:
-    marks.loc[3, "x2"] = float("nan")
-
-
-def far(marks: pd.DataFrame) -> None:
-    marks.loc[3, "x2"] = 4000.0
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (unknown, ["p99/0.png", "no file of the data set"]),
-        (half, ["p01/1.png", "point 2", "half absent"]),
-        (far, ["p01/1.png", "point 2", "(4000,", "far outside"]),
-    ],
-)
-def test_a_wrong_annotation(fresh: Project, change: Any, words: list[str]) -> None:
+def test_a_wrong_annotation(fresh: Project) -> None:
     path = fresh.root / "photos/landmarks.csv"
     marks = pd.read_csv(path)
-    change(marks)
+    marks.loc[3, "x2"] = 4000.0
     marks.to_csv(path, index=False)
-    refused(fresh.stage("data"), "landmarks.csv", *words)
-
-
-def test_an_annotation_with_another_number_of_points(fresh: Project) -> None:
-    path = fresh.root / "photos/landmarks.csv"
-    lines = path.read_text().splitlines()
-    lines[4] = ",".join(lines[4].split(",")[:-2])
-    path.write_text("\n".join(lines) + "\n")
-    refused(fresh.stage("data"), "landmarks.csv, line 5", "6 points")
-
-
-# --- params.yaml ---
-
-
-def edit_text(project: Project, old: str, new: str) -> None:
-    path = project.root / "params.yaml"
-    text = path.read_text()
-    assert text.count(old) == 1
-    path.write_text(text.replace(old, new))
+    refused(fresh.stage("data"), "landmarks.csv", "p01/1.png", "point 2", "(4000,", "far outside")
 
 
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
         ("    max_bad:", "    max_bat:", ["datasets.folder.max_bat", "misspelt", "datasets.folder.max_bad"]),
-        ("source: photos", "", ["'source' is missing"]),
-        ("    max_bad: 0.05", "    max_bad: many", ["datasets.folder.max_bad", "'many'"]),
         ("dataset: folder", "dataset: foldr", ["'foldr' is no data set", "orl, faces3d, folder"]),
     ],
 )
 def test_a_wrong_key(fresh: Project, old: str, new: str, words: list[str]) -> None:
-    edit_text(fresh, old, new)
+    path = fresh.root / "params.yaml"
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
     refused(fresh.stage("data"), *words)
 
 
@@ -123,17 +82,6 @@ def test_a_backbone_without_unet(project: Project) -> None:
     refused(project.stage("backbone"), "weights/mine", "'unet/'")
 
 
-def test_a_hub_id_without_network(project: Project) -> None:
-    project.set(backbone="sd15", **{"backbones.sd15.path": "someone/some-diffusion"})
-    refused(project.stage("backbone"), "someone/some-diffusion", "Download it elsewhere", "ULD_OFFLINE=0")
-
-
-def test_a_backbone_of_another_latent_width(project: Project) -> None:
-    vae = AutoencoderKL(block_out_channels=(16,), latent_channels=4, norm_num_groups=8)
-    vae.save_pretrained(project.root / "artifacts/backbone/vae")
-    refused(project.stage("features", "trained"), "artifacts/backbone", "4 latent channels", "UNet takes 12")
-
-
 def test_a_layer_that_does_not_exist(project: Project) -> None:
     project.set(**{"readout.layers": [[0, 1], [7, 0]]})
     refused(project.stage("features", "trained"), "layers [(7, 0)] do not exist", "(1, 1)")
@@ -143,3 +91,9 @@ def test_features_of_other_crops(project: Project) -> None:
     project.set(**{"roi.margin": 0.2})
     assert project.stage("roi").returncode == 0
     refused(project.stage("bootstrap", "frozen"), "artifacts/features/trained.zarr", "crops:", "dvc repro features")
+
+
+def test_from_the_shell(fresh: Project) -> None:
+    """The exit code and the words that reach a shell are those that the other tests see in their own process."""
+    fresh.set(source="elsewhere")
+    refused(fresh.attempt("python", "-m", "stages.data"), "elsewhere is no folder", "source")

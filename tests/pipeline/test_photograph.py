@@ -1,6 +1,5 @@
 """The packed detector gives a photograph the landmarks that the pipeline gave it."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +9,17 @@ import pytest
 from smoke.project import Project
 from uld.artifacts.predictions import read_predictions
 
+pytestmark = pytest.mark.xdist_group("smoke")
 
-@pytest.mark.parametrize("row", ["zeroshot", "duld", "resting", "duld_pp"])
-def test_predict_on_photographs_equals_the_cached_prediction(finished: Project, tmp_path: Path, row: str) -> None:
-    cached = read_predictions(finished.root / f"artifacts/predictions/{row}.h5")
+
+@pytest.mark.parametrize("row", ["zeroshot", "duld", "resting", "duld_pp", "mallis_d"])
+def test_predict_on_photographs_equals_the_cached_prediction(extended: Project, tmp_path: Path, row: str) -> None:
+    cached = read_predictions(extended.root / f"artifacts/predictions/{row}.h5")
     test = cached.split == "test"
     names = list(cached.images[test])
     photographs = [f"photos/{name}" for name in names]
     out = f"{tmp_path}/landmarks.csv"
-    finished.run(sys.executable, "-m", "uld", "predict", f"artifacts/detectors/{row}", *photographs, "--out", out)
+    extended.uld("predict", f"artifacts/detectors/{row}", *photographs, "--out", out)
     told = pd.read_csv(out)
     assert told["image"].unique().tolist() == photographs
     xy = told[["x", "y"]].to_numpy().reshape(len(names), -1, 2)

@@ -13,18 +13,28 @@ from smoke.project import Project
 from uld.artifacts.labels import read_labels
 from uld.diffusion.store import FeatureStore
 
+pytestmark = pytest.mark.xdist_group("ranks")
+
 # one image a shard
 SHARDS = """
 import os, runpy
 from uld.diffusion import store
 store.SHARD_BYTES, write = 1, store._write_shard
-def writing(chunks, first, *rest):
-    os.write(1, b"<%d>" % first)  # in one piece: the processes share the pipe
-    write(chunks, first, *rest)
+def writing(chunks, place, *rest):
+    os.write(1, b"<%s>" % place.encode())  # in one piece: the processes share the pipe
+    write(chunks, place, *rest)
 store._write_shard = writing
 runpy.run_path("stages/features.py", run_name="__main__")
 """
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+
+def in_one(project: Project, stage: str, name: str) -> str:
+    return project.stages(f"{stage}@{name}")
+
+
+def in_two(project: Project, stage: str, name: str) -> str:
+    return project.run(sys.executable, "-m", f"stages.{stage}", name, ULD_NPROC="2")
 
 
 @pytest.mark.parametrize("reduce", [None, {"dims": 4, "images": 8}])
@@ -34,33 +44,34 @@ def test_shards_are_divided(project: Project, reduce: object) -> None:
     kept = []
     for command in ((sys.executable,), TORCHRUN):
         said = project.run(*command, "shards.py", "trained")
-        assert sorted(map(int, re.findall(r"<(\d+)>", said))) == [*range(24)]
         store = FeatureStore(project.root / "artifacts/features/trained.zarr")
-        kept.append({(name, v): store.read(np.arange(24), v, [name])[name] for name in store.names for v in range(3)})
+        rows, views = store.layout.items.T
+        assert sorted(map(int, re.findall(r"<of rows (\d+)\.\.\d+>", said))) == rows.tolist()
+        kept.append(store.views_of(rows, views, store.names))
         assert not list((project.root / ".scratch").glob("features-*"))
-    assert kept[0].keys() == kept[1].keys() and len(kept[0]) == 6
+    assert kept[0].keys() == kept[1].keys() and len(kept[0]) == 2
     for name, value in kept[0].items():
         torch.testing.assert_close(kept[1][name], value, rtol=0, atol=0)  # a pass is an image of a view in both
 
 
 def test_latents_are_read_by_all(project: Project) -> None:
     project.set(**{"networks.trained.keep": "latents"})
-    project.run(sys.executable, "-m", "stages.features", "trained", ULD_NPROC="2")
-    heads, labels = [], []
-    for count in ("1", "2"):
-        project.run(sys.executable, "-m", "stages.bootstrap", "silk", ULD_NPROC=count)
+    project.set(aggregated={"silk": {"features": "trained"}})
+    in_two(project, "features", "trained")
+    heads, labels, kept = [], [], []
+    for run in (in_one, in_two):
+        run(project, "bootstrap", "silk")
         heads.append(head(project, "silk"))
-    for count in ("1", "2"):
-        project.run(sys.executable, "-m", "stages.cluster", "duld-1", ULD_NPROC=count)
+    for run in (in_one, in_two):
+        run(project, "cluster", "duld-1")
         labels.append(read_labels(project.root / "artifacts/labels/duld-1/labels.h5"))
     same(*heads)
     np.testing.assert_array_equal(labels[1].label, labels[0].label)
     np.testing.assert_allclose(labels[1].xy, labels[0].xy, atol=1e-3)
-    kept = []
-    for count in ("1", "2"):
-        project.run(sys.executable, "-m", "stages.aggregate", "silk", ULD_NPROC=count)
+    for run in (in_one, in_two):
+        run(project, "aggregate", "silk")
         store = FeatureStore(project.root / "artifacts/features/silk.zarr")
-        kept.append([store.read(np.arange(24), view) for view in range(3)])
+        kept.append([store.views_of(*store.layout.items.T, store.names)])
     for one, two in zip(*kept, strict=True):
         for name in ("base", "aggregated"):
             torch.testing.assert_close(two[name], one[name], atol=5e-3, rtol=5e-3)
@@ -69,7 +80,7 @@ def test_latents_are_read_by_all(project: Project) -> None:
 @pytest.mark.parametrize("key", ["duld-1", "pose_proxy-1", "duld_pp-1"])
 def test_rounds_train_in_all(project: Project, key: str) -> None:
     want = head(project, key)
-    said = project.run(sys.executable, "-m", "stages.train", key, ULD_NPROC="2")
+    said = in_two(project, "train", key)
     same(want, head(project, key))
     assert not any(torch.equal(want[name], value) for name, value in head(project, "silk").items() if "detect" in name)
     steps = [line for line in said.splitlines() if line.startswith("round ")]
@@ -86,9 +97,9 @@ def test_training_in_two_processes_stops_and_goes_on(project: Project) -> None:
     _, said = started.communicate(timeout=120)
     assert "round duld-1 saved at step" in said
     (project.root / "artifacts/rounds/duld-1/head.safetensors").unlink()
-    project.run(sys.executable, "-m", "stages.train", "duld-1")
+    in_one(project, "train", "duld-1")
     resumed = head(project, "duld-1")
-    project.run(sys.executable, "-m", "stages.train", "duld-1")
+    in_one(project, "train", "duld-1")
     same(head(project, "duld-1"), resumed)
 
 
@@ -104,7 +115,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
 
 def test_a_mistake_ends_all_processes(project: Project) -> None:
     project.set(**{"networks.trained.keep": "latents"})
-    project.run(sys.executable, "-m", "stages.features", "trained")
+    in_one(project, "features", "trained")
     shutil.rmtree(project.root / "artifacts/backbone/scheduler")
     done = project.attempt(sys.executable, "-m", "stages.bootstrap", "silk", ULD_NPROC="2")
     assert done.returncode != 0 and "it has no 'scheduler/'" in done.stderr
@@ -112,12 +123,11 @@ def test_a_mistake_ends_all_processes(project: Project) -> None:
 
 def test_two_runs_of_one_stage(fresh: Project) -> None:
     fresh.set(**{"backbones.tiny.max_steps": 5000, "backbones.tiny.patience": 500})
-    for stage in ("data", "roi"):
-        fresh.run(sys.executable, "-m", f"stages.{stage}")
+    fresh.stages("data", "roi")
     first = fresh.start(sys.executable, "-m", "stages.backbone")
     assert first.stdout is not None
     next(line for line in first.stdout if line.startswith("backbone step 10:"))
-    second = fresh.attempt(sys.executable, "-m", "stages.backbone")
+    second = fresh.stage("backbone")
     assert second.returncode == 2 and "another process is at the same work in" in second.stderr
     first.terminate()
     first.communicate(timeout=120)

@@ -1,5 +1,6 @@
 """A copy of the project on the small data set, for tests to run: the code of the working tree under Git and DVC."""
 
+import json
 import os
 import re
 import shutil
@@ -9,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typer.testing import CliRunner
+
+from smoke import process
 from smoke.generate import photographs
+from smoke.process import ROOT, Done
 from uld.base import params
 from uld.commands import edit
-
-ROOT = Path(__file__).parents[2]
-Done = subprocess.CompletedProcess[str]
+from uld.commands.cli import app
 
 
 @dataclass(frozen=True)
@@ -53,14 +56,14 @@ class Project:
         edit.save(path, tree)
 
     def environment(self, **extra: str) -> dict[str, str]:
-        """One thread, no accelerator, this interpreter as `python`, and the code of the tree, wherever DVC puts it."""
+        """One thread, the run's device, this interpreter as `python`, the code of the tree wherever DVC puts it."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("ULD_", "DVC_", "GIT_"))}
         return kept | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}",
             "PYTHONPATH": ".",
             "OMP_NUM_THREADS": "1",
             "ULD_THREADS": "1",
-            "ULD_DEVICE": "cpu",
+            "ULD_DEVICE": os.environ["ULD_DEVICE"],
             "DVC_NO_ANALYTICS": "1",
             "DVC_SITE_CACHE_DIR": str(self.root / ".dvc/tmp/site"),
             **extra,
@@ -94,8 +97,27 @@ class Project:
         return self.run(sys.executable, "-m", "dvc", *words, **extra)
 
     def stage(self, name: str, *words: str) -> Done:
-        """Run a stage script by itself."""
-        return self.attempt(sys.executable, f"stages/{name}.py", *words)
+        """Run a stage script by itself, in this process and with the code of the working tree."""
+        return process.stage(self.root, name, *words)
+
+    def stages(self, *names: str) -> str:
+        """What stages say that must succeed, named and run as DVC does: `train@duld-1`."""
+        said = ""
+        for done in (self.stage(*name.split("@")) for name in names):
+            assert done.returncode == 0, f"{' '.join(done.args)}:\n{done.stdout}\n{done.stderr}"
+            said += done.stdout
+        return said
+
+    def uld(self, *words: str) -> str:
+        """Output of a command of ours that must succeed, in this process."""
+        with process.as_a_process(self.root, "uld", *words):
+            done = CliRunner().invoke(app, list(words), catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    def changed(self) -> frozenset[str]:
+        """Stages whose own dependencies, parameters or outputs are not those of dvc.lock, as DVC sees it."""
+        return frozenset(json.loads(self.dvc("status", "--json")))
 
     def metrics(self, row: str) -> Any:
         """Tree of metrics/<row>.json."""

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from smoke.process import Done, stage
 from uld.artifacts.annotations import read_annotations
 from uld.artifacts.boxes import read_boxes
 from uld.geometry import coords
@@ -38,18 +39,19 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(project: Path, stage: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "stages" / f"{stage}.py")]
+def shell(project: Path, name: str) -> Done:
+    """The stage in a process of its own, which finds nothing on its PATH."""
+    command = [sys.executable, str(ROOT / "stages" / f"{name}.py")]
     env = {"PYTHONPATH": str(ROOT), "PATH": "", "ULD_THREADS": "1"}
     return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_both_stages(project: Path) -> None:
-    data = run(project, "data")
+    data = shell(project, "data")
     assert data.returncode == 0, data.stderr
     assert "unreadable: bad.jpg: the file is empty (0 bytes)." in data.stdout
     assert "9 files: 6 to train, 2 to test, 1 kept out" in data.stdout
-    found = run(project, "roi")
+    found = shell(project, "roi")
     assert found.returncode == 0, found.stderr
     boxes = read_boxes(project / "artifacts/roi/boxes.csv")
     assert boxes["provider"].tolist() == ["annotation:points"] * 6 + ["full"] * 2
@@ -67,15 +69,15 @@ def test_both_stages(project: Path) -> None:
 def test_a_second_run_gives_the_same_bytes(project: Path) -> None:
     seen = []
     for _ in range(2):
-        assert run(project, "data").returncode == 0 and run(project, "roi").returncode == 0
+        assert stage(project, "data").returncode == 0 and stage(project, "roi").returncode == 0
         seen.append({p: p.read_bytes() for p in (project / "artifacts").rglob("*") if p.is_file()})
     assert seen[0] == seen[1]
 
 
 def test_user_errors_have_no_traceback(project: Path) -> None:
-    early = run(project, "roi")
+    early = shell(project, "roi")
     assert early.returncode == 2 and "dvc repro data" in early.stderr and "Traceback" not in early.stderr
     (project / "photos/landmarks.csv").write_text("image,x0,y0\nnobody.png,1,1\n")
-    bad = run(project, "data")
+    bad = stage(project, "data")
     assert bad.returncode == 2 and "nobody.png" in bad.stderr and "Traceback" not in bad.stderr
     assert not (project / "artifacts/data/index.csv").exists()

@@ -1,6 +1,7 @@
 """The stage `report` on a small generated data set, up to a real browser."""
 
 import base64
+import contextlib
 import importlib.util
 import json
 import re
@@ -24,6 +25,7 @@ from uld.artifacts.predictions import Predictions, read_predictions, write_predi
 from uld.base.errors import ArtifactError
 from uld.images import cut
 
+pytestmark = pytest.mark.xdist_group("report")
 ROOT = Path(__file__).parents[2]
 N, TRAIN, K = 30, 20, 4
 IMAGES = np.array([f"{n:02d}.png" for n in range(N - 1)] + ["z<b>&.png"], dtype=object)
@@ -34,7 +36,8 @@ seed: 0
 dataset: folder
 variants: {found: {}, mean_shape: {}}
 rounds: {}
-evaluate: {protocols: [canonical, ols], pck: [0.1], raw: 0.2, ced_limit: 0.2, bootstrap: 20}
+evaluate: {protocols: [canonical, ols], pck: [0.1], raw: 0.2, ced_limit: 0.2, bootstrap: 20,
+  warps: {count: 1, rotate: 20, scale: 0.15, shift: 0.05}}
 report: {row: found, grid: 7, worst: 3, tables: {}}
 """
 VOID = {"meta", "link", "img"}
@@ -116,36 +119,57 @@ def write_row(row: str, xy: np.ndarray) -> None:
     write_json(Path(f"artifacts/landmarks/{row}/quality.json"), {"silhouette": 0.5} if k else {})
 
 
+def points() -> np.ndarray:
+    """The annotated points (N, 5, 2)."""
+    at = np.array([[15, 15], [35, 15], [25, 25], [18, 32], [32, 32]])
+    return at + np.random.default_rng(0).normal(size=(N, 5, 2))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two rows, and its report. Read only."""
+    folder, xy = tmp_path_factory.mktemp("made"), points()
+    with contextlib.chdir(folder):
+        for name, marks in zip(IMAGES, xy, strict=True):
+            photo = np.full((45, 50, 3), 90, np.uint8)
+            for x, y in marks.round().astype(int).tolist():
+                cv2.circle(photo, (x, y), 2, (200, 220, 240), -1)
+            Path(name).write_bytes(cv2.imencode(".png", photo)[1].tobytes())
+        corners = {"x1": 4.5, "y1": 2.5, "x2": 44.5, "y2": 42.5, "score": 1.0, "provider": "full"}
+        boxes = pd.DataFrame({"image": IMAGES, "split": SPLIT, **corners})
+        write_table(Path("artifacts/roi/boxes.csv"), boxes)
+        write_table(Path("artifacts/roi/missing.csv"), pd.DataFrame(columns=["image", "split", "reason"]))
+        cut.write(Path("artifacts/roi/crops.zarr"), folder, boxes, MARGIN, SIZE)
+        index = pd.DataFrame({"image": [*IMAGES, "zz.png"], "width": 50, "height": 45, "status": "ok"})
+        index.loc[N, "status"] = "unreadable"
+        write_table(Path("artifacts/data/index.csv"), index)
+        annotate(xy)
+        Path("params.yaml").write_text(PARAMS)
+        landmarks = xy[:, :K] + 2
+        landmarks[25], landmarks[28] = landmarks[25] - 9, landmarks[28] + [20, -20]  # two test images go wrong
+        write_row("found", landmarks)
+        write_row("mean_shape", np.zeros((N, 0, 2)))
+        score("found", "mean_shape")
+        stage("poses")
+        write_json(Path("metrics/backbone.json"), {"loss": {"held_out": 0.0467}})
+        write_json(Path("metrics/heads/frozen.json"), {"self_match": 0.81})
+        stage("report")
+    return folder
+
+
 @pytest.fixture
-def truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
-    """A finished run of two rows; returns the annotated points (N, 5, 2)."""
+def page(made: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
+    """The report of the run as it is, which is the current folder. Read only."""
+    monkeypatch.chdir(made)
+    return Reader(Path("report/index.html").read_text())
+
+
+@pytest.fixture
+def truth(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """A copy of the run to be changed, before its report, is the current folder; returns the annotated points."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("report"))
     monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(0)
-    xy = np.array([[15, 15], [35, 15], [25, 25], [18, 32], [32, 32]]) + rng.normal(size=(N, 5, 2))
-    for name, points in zip(IMAGES, xy, strict=True):
-        photo = np.full((45, 50, 3), 90, np.uint8)
-        for x, y in points.round().astype(int).tolist():
-            cv2.circle(photo, (x, y), 2, (200, 220, 240), -1)
-        (tmp_path / name).write_bytes(cv2.imencode(".png", photo)[1].tobytes())
-    corners = {"x1": 4.5, "y1": 2.5, "x2": 44.5, "y2": 42.5, "score": 1.0, "provider": "full"}
-    boxes = pd.DataFrame({"image": IMAGES, "split": SPLIT, **corners})
-    write_table(Path("artifacts/roi/boxes.csv"), boxes)
-    write_table(Path("artifacts/roi/missing.csv"), pd.DataFrame(columns=["image", "split", "reason"]))
-    cut.write(Path("artifacts/roi/crops.zarr"), tmp_path, boxes, MARGIN, SIZE)
-    index = pd.DataFrame({"image": [*IMAGES, "zz.png"], "width": 50, "height": 45, "status": "ok"})
-    index.loc[N, "status"] = "unreadable"
-    write_table(Path("artifacts/data/index.csv"), index)
-    annotate(xy)
-    Path("params.yaml").write_text(PARAMS)
-    landmarks = xy[:, :K] + 2
-    landmarks[25], landmarks[28] = landmarks[25] - 9, landmarks[28] + [20, -20]  # two test images go wrong
-    write_row("found", landmarks)
-    write_row("mean_shape", np.zeros((N, 0, 2)))
-    score("found", "mean_shape")
-    stage("poses")
-    write_json(Path("metrics/backbone.json"), {"loss": {"held_out": 0.0467}})
-    write_json(Path("metrics/heads/frozen.json"), {"self_match": 0.81})
-    return xy
+    return points()
 
 
 def annotate(xy: np.ndarray | None) -> None:
@@ -155,8 +179,7 @@ def annotate(xy: np.ndarray | None) -> None:
     write_annotations(Path("artifacts/data/annotations.h5"), Annotations(images, sets))
 
 
-def test_the_page_is_whole_and_self_contained(truth: np.ndarray) -> None:
-    page = report()
+def test_the_page_is_whole_and_self_contained(page: Reader) -> None:
     assert page.open == []
     assert all(one.startswith("data:") for one in page.references)
     embedded = [base64.b64decode(str(one["src"]).removeprefix("data:image/png;base64,")) for one in page.images]
@@ -173,8 +196,8 @@ def test_the_page_is_whole_and_self_contained(truth: np.ndarray) -> None:
         assert (one["width"], one["height"]) == (str(width), str(height))
 
 
-def test_its_text(truth: np.ndarray) -> None:
-    text = re.sub(r"\s+", " ", report().text)
+def test_its_text(page: Reader) -> None:
+    text = re.sub(r"\s+", " ", page.text)
     assert "4 landmarks discovered on folder" in text
     assert "clustered on 20 training images, shown and scored on 10 test images" in text
     assert "has 31 images; 1 were kept out as unreadable or double, 0 have no object box" in text
@@ -193,20 +216,18 @@ def test_its_text(truth: np.ndarray) -> None:
     assert f"{figure['forward_low']:.1f} – {figure['forward_high']:.1f}" in text
 
 
-def test_the_worst_images_are_those_that_went_wrong(truth: np.ndarray) -> None:
-    text = report().text
-    worst = re.findall(r"([\d.]+) % · (\S+\.png)", text)
+def test_the_worst_images_are_those_that_went_wrong(page: Reader) -> None:
+    worst = re.findall(r"([\d.]+) % · (\S+\.png)", page.text)
     assert {name for _, name in worst[:2]} == {"25.png", "28.png"}
     errors = [float(value) for value, _ in worst]
     assert errors == sorted(errors, reverse=True)
     assert errors[1] > 2 * errors[2]
 
 
-def test_the_headline_shows_landmarks_where_they_are(truth: np.ndarray) -> None:
-    report()
+def test_the_headline_shows_landmarks_where_they_are(page: Reader) -> None:
     image = cv2.imdecode(np.frombuffer(Path("report/headline.png").read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     assert image.shape == (2 * 160 + 4, 6 * 160 + 5 * 4, 3)  # 7 tiles in rows of 6
-    x, y = truth[TRAIN, 1] + 2  # landmark 1 of the first test image; the crop is centred on (24.5, 22.5), 56 wide
+    x, y = points()[TRAIN, 1] + 2  # landmark 1 of the first test image; the crop is centred on (24.5, 22.5), 56 wide
     column, row = (x - 24.5 + 28) * 160 / 56, (y - 22.5 + 28) * 160 / 56
     assert image[round(row - 0.5), round(column - 0.5), ::-1].tolist() == [0x8F, 0xD1, 0x4F]
 
@@ -279,12 +300,14 @@ def test_rows_of_the_paper_stand_beside_it(truth: np.ndarray) -> None:
     assert f"2.82 / 3.21 3.42 / 4.89 {figure['forward_nme']:.2f} / {figure['backward_nme']:.2f}" in text
 
 
-def test_same_inputs_same_bytes(truth: np.ndarray) -> None:
-    def outputs() -> dict[str, bytes]:
-        report()
-        return {path.name: path.read_bytes() for path in Path("report").iterdir()}
+def test_same_inputs_same_bytes(truth: np.ndarray, made: Path) -> None:
+    """In whatever folder."""
 
-    assert outputs() == outputs()
+    def files(folder: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (folder / "report").iterdir()}
+
+    report()
+    assert files(Path()) == files(made)
 
 
 def test_unlabelled(truth: np.ndarray) -> None:
@@ -367,8 +390,8 @@ document.documentElement.dataset.overflow = document.documentElement.scrollWidth
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the browser chromium")
 @pytest.mark.parametrize("width", [1200, 500])
-def test_in_a_browser(truth: np.ndarray, tmp_path: Path, width: int) -> None:
-    expected = len(report().images)
+def test_in_a_browser(page: Reader, tmp_path: Path, width: int) -> None:
+    expected = len(page.images)
     copy = tmp_path / "probe.html"
     copy.write_text(Path("report/index.html").read_text().replace("</body>", PROBE))
     quiet = ["gpu", "quic", "background-networking", "component-update", "sync", "extensions"]

@@ -16,8 +16,8 @@ from uld.base.params import find
 Tree = dict[str, Any]  # params.yaml, or dvc.yaml
 
 # what params.yaml calls its tables, and the words of their lines that say what is opened
-STARTS, ROUNDS, ROWS = "starts", "rounds", "variants"
-MODEL, METHOD, BEGINS, TEACHER = "head", "step", "start", "keypoints"
+STARTS, AGGREGATED, ROUNDS, ROWS = "starts", "aggregated", "rounds", "rows"
+MODEL, METHOD, BEGINS = "model", "method", "start"
 
 
 def lists(root: Path, graph: Tree, params: Tree) -> dict[str, str]:
@@ -68,7 +68,7 @@ def opens(stage: str, key: str | None, params: Tree) -> list[tuple[str, str]]:
         case "backbone":
             return [("diffusion", find(params, f"backbones.{find(params, 'backbone')}.kind"))]
         case "bootstrap":
-            return [_model(key, params), *_teacher(key, params)]
+            return [("starts", find(params, f"{STARTS}.{key}.{MODEL}")), _model(key, params), *_teacher(key, params)]
         case "aggregate":
             return [_model(key, params)]
         case "cluster" | "train":
@@ -92,8 +92,9 @@ def _providers(params: Tree) -> list[tuple[str, str]]:
 
 def _teacher(start: str | None, params: Tree) -> list[tuple[str, str]]:
     """The keypoint detector that teaches a start, if any; one that teaches itself has no file."""
-    name = find(params, f"{STARTS}.{start}").get(TEACHER)
-    return [("keypoints", name)] if name not in (None, "silk") else []
+    line = find(params, f"{STARTS}.{start}")
+    name = find(params, f"{STARTS}.{start}.train.keypoints.by") if "train" in line else "silk"
+    return [("keypoints", name)] if name != "silk" else []
 
 
 def _method(table: str, key: str | None, params: Tree) -> tuple[str, str]:
@@ -105,13 +106,13 @@ def _begins(table: str, key: str | None, params: Tree) -> str:
 
 
 def _model(name: str | None, params: Tree) -> tuple[str, str]:
-    """The model of a start, or of the start at the bottom of a round's chain."""
+    """The model of a start, or of the start at the bottom of the chain of a round or of a start of `aggregated`."""
     chain: list[str | None] = []
-    while name in find(params, ROUNDS):
+    while table := next((one for one in (ROUNDS, AGGREGATED) if name in (find(params, one) or {})), None):
         if name in chain:
-            raise ParamsError(f"params.yaml: {ROUNDS}.{name} starts from itself: give the first round a start.")
+            raise ParamsError(f"params.yaml: {table}.{name} starts from itself: give the first round a start.")
         chain.append(name)
-        name = _begins(ROUNDS, name, params)
+        name = _begins(table, name, params)
     return "models", find(params, f"{STARTS}.{name}.{MODEL}")
 
 

@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import zarr
 from numpy.typing import NDArray
 
 from uld.artifacts.files import require
 from uld.base.errors import ArtifactError
 from uld.geometry.coords import Affine
+from uld.images import Pixels
 
 
 def _stored(group: zarr.Group, name: str) -> Any:
@@ -42,7 +44,7 @@ class Crops:
         """N."""
         return int(self._images.shape[0])
 
-    def images(self, rows: NDArray[np.integer] | slice) -> NDArray[np.uint8]:
+    def images(self, rows: NDArray[np.integer] | slice) -> Pixels:
         """Crops (B, S, S, 3) uint8 RGB of `rows`, in any order."""
         return np.asarray(self._images.oindex[rows])
 
@@ -53,3 +55,8 @@ class Crops:
     def fingerprint(self) -> str:
         """sha256 of the crops' pixels, masks and affines."""
         return self._sha256
+
+
+def as_images(pixels: Pixels, device: torch.device) -> torch.Tensor:
+    """Crops (B, S, S, 3) uint8 as networks take them: (B, 3, S, S) float32 in [0, 1]."""
+    return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255
