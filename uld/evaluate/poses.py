@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from uld.artifacts.annotations import read_annotations
+from uld.artifacts.annotations import align, read_annotations
 from uld.artifacts.boxes import read_boxes
 from uld.artifacts.files import read_table
 from uld.artifacts.labels import POSE, read_labels
 from uld.evaluate import pose, yaw
-from uld.evaluate.cases import align
 
 COLUMNS = ["method", "number", "round", "range", "accuracy"]
 OVERALL = "overall"
