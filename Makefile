@@ -1,8 +1,9 @@
 # make repro   set up and run the pipeline on the embedded default
 # make test    set up and run the tests, in two processes (JOBS=4: in so many; TESTS=tests/base: those; --device cuda: there)
 # make once    what a change must pass and is slow for its worth: real compilation, each benchmark at its tiny size
-# make seeds   three seeds of it, in clones of the last commit; figures in results/orl (SEEDS=1: that one)
-# make faces3d the same on generated heads of known pose; figures in results/faces3d
+# make study NAME=ablation                  run the tables of a paper, in studies/ablation
+# make study NAME=ablation SEEDS="0 1 2"    with several seeds; figures in studies/ablation/seeds.csv
+# make copies  dvc.yaml, params.yaml and DVC's settings of the root to the studies and to what `uld new` writes
 # make check   linters, types, and whether dvc.lock is of this code
 # make bench   benchmarks, each against a named baseline
 
@@ -12,12 +13,17 @@ export DVC_NO_ANALYTICS := 1
 # most modules of most packages are never imported: each is compiled when it is, not all of them ahead
 export PYTHONDONTWRITEBYTECODE :=
 
-SEEDS ?= 0 1 2
 JOBS ?= 2
 # A test computes in one thread, and one that waits sleeps: threads that spin take the time of the other process.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest
 
-.PHONY: repro test once seeds faces3d check bench clean
+# what a study's data are made of, where they are not in Git
+DATA_faces3d := data/raw/faces3d/faces.csv
+STUDY := cd studies/$(NAME) && PATH="$(CURDIR)/$(BIN):$$PATH"
+comma := ,
+space := $() $()
+
+.PHONY: repro test once study copies check bench clean
 
 repro: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
@@ -31,12 +37,29 @@ once: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) --compile --benchmarks -m "compiles or benchmark" \
 		tests/test_benchmarks.py tests/diffusion/test_compiled.py
 
-seeds faces3d: .venv/ready
-	for seed in $(SEEDS); do PATH="$(CURDIR)/$(BIN):$$PATH" sh results/run.sh $(DATA) $$seed || exit 1; done
-	@$(BIN)/uld table ablation --metrics results/$(DATA)
+study: .venv/ready $(DATA_$(NAME))
+	@test -n "$(NAME)" -a -f "studies/$(NAME)/params.yaml" || { \
+	    echo "make study NAME=one of: $(notdir $(patsubst %/,%,$(wildcard studies/*/)))" >&2; exit 2; }
+ifdef SEEDS
+	@# runs of the queue see what is in Git only: data that are not, they find by their full path
+	$(STUDY) dvc exp run --queue -S seed=$(subst $(space),$(comma),$(strip $(SEEDS))) \
+	    $(if $(DATA_$(NAME)),-S source="$(patsubst %/,%,$(dir $(CURDIR)/$(DATA_$(NAME))))")
+	$(STUDY) dvc exp run --run-all
+	$(STUDY) uld table --experiments --write seeds.csv
+else
+	$(STUDY) dvc repro
+	@$(STUDY) uld table
+endif
 
-seeds: DATA := orl
-faces3d: DATA := faces3d
+data/raw/faces3d/faces.csv: | .venv/ready
+	$(BIN)/uld faces3d data/raw/faces3d --count 1000
+
+copies:
+	for file in studies/*/dvc.yaml uld/commands/project/dvc.yaml; do cp dvc.yaml $$file; done
+	cp params.yaml uld/commands/project/params.yaml
+	cp .dvc/config uld/commands/project/config
+	cp .dvcignore uld/commands/project/dvcignore
+	cp .dvc/plots/*.json uld/commands/project/plots
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from uld.evaluate.cases import Case, Inputs, cases
 from uld.evaluate.protocols import EvaluateParams, choose
 from uld.evaluate.regressors import draw, regress
 from uld.evaluate.scores import score
+from uld.geometry.views import EvaluationWarps
 
 SEED = 0
 Array = NDArray[np.float64]
@@ -86,7 +87,9 @@ def _interval(errors: Array, draws: int) -> list[float]:
 
 def main(small: bool) -> None:
     images, repeats = (200, 1) if small else (20_000, 3)
-    params = EvaluateParams(("canonical",), (0.05, 0.1, 0.2), 0.2, 0.2, 10 if small else 100)
+    params = EvaluateParams(
+        ("canonical",), (0.05, 0.1, 0.2), 0.2, 0.2, 10 if small else 100, EvaluationWarps(0, 0, 0, 0)
+    )
     inputs = synthetic(images, 10, 68)
     seconds, found = measure({"uld": lambda: ours(inputs, params), "loops": lambda: naive(inputs, params)}, repeats)
     tree = found["uld"]["canonical"]["p"]

@@ -32,15 +32,18 @@ TURNS = [(False, 0, 1), (True, 0, 1), (False, 15, 1), (True, 15, 1)]
 def make(folder: Path, rows: int, shapes: dict[str, tuple[int, int, int]]) -> Bank:
     """A store of random features in four views, and its bank."""
     views = np.stack([coords.view(SIDE, *turn) for turn in TURNS])
-    mirrored = np.array([turn[0] for turn in TURNS])
+    flipped = np.array([turn[0] for turn in TURNS])
+    layout = store.lay_out(views, flipped, np.empty((0, 2, 3)), np.ones(rows, bool))
 
-    def compute(first: int, end: int) -> Iterator[tuple[int, Features]]:
-        rng, items = torch.Generator().manual_seed(first), (end - first) * len(views)
-        yield 0, {name: torch.randn(items, *shape, generator=rng) for name, shape in shapes.items()}
+    def compute(first: int, end: int) -> Iterator[Features]:
+        rng = torch.Generator().manual_seed(first)
+        yield {name: torch.randn(end - first, *shape, generator=rng) for name, shape in shapes.items()}
 
-    (folder / "scratch").mkdir()
+    for name in ("scratch", "backbone"):
+        (folder / name).mkdir()
     with contextlib.redirect_stdout(io.StringIO()):  # the progress bar
-        store.build(folder / "x.zarr", folder / "scratch", {"rows": rows}, views, mirrored, compute, shapes)
+        spec, scratch = {"rows": rows}, folder / "scratch"
+        store.build(folder / "x.zarr", scratch, spec, layout, folder / "backbone", compute, shapes)
     box = np.tile([0.0, 0.0, SIDE, SIDE], (rows, 1))
     affine = coords.crop(box, 0, SIDE)
     frames = Frames(affine, box, views, lambda at: np.ones((len(at), SIDE, SIDE), bool), SIDE, GRID)

@@ -32,23 +32,27 @@ Half = NDArray[np.float16]
 
 def build(folder: Path, data: Half) -> None:
     """Fill a store from data (N, V, arrays, C, h, w)."""
-    rows, views = data.shape[:2]
+    items = data.reshape(-1, *data.shape[2:])
 
-    def compute(first: int, end: int) -> Iterator[tuple[int, Features]]:
-        items = data[first:end].reshape(-1, *data.shape[2:])
-        for start in range(0, len(items), 32):
-            block = torch.from_numpy(items[start : start + 32]).float()
-            yield start, dict(zip(NAMES, block.unbind(1), strict=True))
+    def compute(first: int, end: int) -> Iterator[Features]:
+        for start in range(first, end, 32):
+            block = torch.from_numpy(items[start : min(start + 32, end)]).float()
+            yield dict(zip(NAMES, block.unbind(1), strict=True))
 
-    scratch = folder / "scratch"
-    scratch.mkdir(parents=True)
-    bank = np.tile(np.eye(2, 3), (views, 1, 1))
     c, h, w = data.shape[3:]
+    fill(folder, len(data), data.shape[1], compute, dict.fromkeys(NAMES, (c, h, w)))
+
+
+def fill(folder: Path, rows: int, views: int, compute: store.Compute, shapes: store.Shapes) -> Path:
+    """Make a store of training images in `views` views."""
+    for name in ("scratch", "backbone"):
+        (folder / name).mkdir(parents=True)
+    bank = np.tile(np.eye(2, 3), (views, 1, 1))
+    layout = store.lay_out(bank, np.zeros(views, bool), np.empty((0, 2, 3)), np.ones(rows, bool))
     with contextlib.redirect_stdout(io.StringIO()):  # the progress bar
-        spec = {"rows": rows}
-        store.build(
-            folder / "x.zarr", scratch, spec, bank, np.zeros(views, bool), compute, dict.fromkeys(NAMES, (c, h, w))
-        )
+        place, spec = folder / "x.zarr", {"rows": rows}
+        store.build(place, folder / "scratch", spec, layout, folder / "backbone", compute, shapes)
+    return place
 
 
 def files(folder: Path, data: Half) -> None:
@@ -62,7 +66,7 @@ def files(folder: Path, data: Half) -> None:
 def row_by_row(folder: Path, data: Half) -> None:
     """A chunk a view in compressed shards, each row written when it is ready: its shard is read and written again."""
     rows, views, _, *shape = data.shape
-    shard = store.shard_rows(dict.fromkeys(NAMES, (shape[0], shape[1], shape[2])), views)
+    shard = max(1, store.shard_items(dict.fromkeys(NAMES, (shape[0], shape[1], shape[2]))) // views)
     group = zarr.open_group(folder / "x.zarr", mode="w")
     for n, name in enumerate(NAMES):
         array = group.create_array(
@@ -134,7 +138,7 @@ def write_rows(root: Path, data: Half, repeats: int) -> None:
     seconds, _ = measure(ways, repeats)
     for name in NAMES:
         one, other = (zarr.open_array(root / place / "x.zarr" / name, mode="r") for place in ("few", "rows"))
-        same(name, one[:], other[:])
+        same(name, one[:], np.asarray(other[:]).reshape(one.shape))
     report(f"store, write {data.nbytes / 1e6:.0f} MB", seconds, data.nbytes / 1e6, "MB", "row by row")
 
 
@@ -167,20 +171,16 @@ def timeline(folder: Path, shapes: dict[str, tuple[int, int, int]], rows: int, s
     # in half precision: it is the device that converts them
     values = {name: torch.randn(8, *shape, generator=noise).half() for name, shape in shapes.items()}
 
-    def compute(first: int, end: int) -> Iterator[tuple[int, Features]]:
+    def compute(first: int, end: int) -> Iterator[Features]:
         nonlocal waited, free
         for start in range(0, end - first, 8):
             count = min(8, end - first - start)
             waited += time.perf_counter() - free if free else 0.0
             time.sleep(seconds * count)
             free = time.perf_counter()
-            yield start, {name: value[:count] for name, value in values.items()}
+            yield {name: value[:count] for name, value in values.items()}
 
-    scratch = folder / "scratch"
-    scratch.mkdir(parents=True)
-    with contextlib.redirect_stdout(io.StringIO()):
-        path, bank = folder / "x.zarr", np.eye(2, 3)[None]
-        store.build(path, scratch, {"rows": rows}, bank, np.zeros(1, bool), compute, shapes)
+    fill(folder, rows, 1, compute, shapes)
     ended = time.perf_counter()
     return ended - begun, waited + ended - free
 

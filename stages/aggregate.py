@@ -1,23 +1,30 @@
-"""Let the aggregator of one start rest: store its maps of every image and view, which rounds and rows then read."""
+"""Freeze the trunk of one start: store its maps of every image and view, and make the start whose model reads them."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from uld import models
+from uld.artifacts.files import sha256
+from uld.artifacts.models import WEIGHTS, save_model
 from uld.base import params, ranks, runtime
-from uld.base.errors import ULDError
 from uld.diffusion import aggregated
-from uld.diffusion.online import open_store
+from uld.diffusion.store import FeatureStore
+from uld.sources.opened import open_model
+from uld.sources.stored_views import StoredViews
 
 
 def main() -> None:
     key = sys.argv[1]
     chosen = params.read(aggregated.AggregatedParams, f"aggregated.{key}")
-    parent = open_store(Path(f"artifacts/features/{chosen.features}.zarr"))
-    head = models.load(Path(f"artifacts/rounds/{key}"), parent.spec["backbone"]).to(runtime.device())
-    if not isinstance(head, models.LearnedHead):
-        raise ULDError(f"aggregated.{key}: this start has no aggregator: name starts with head: learned.")
-    aggregated.fill(Path(f"artifacts/features/{key}.zarr"), parent, head, key)
+    opened = open_model(chosen.start)
+    model = aggregated.frozen_trunk(opened.model, chosen.start)
+    assert isinstance(opened.views, StoredViews), "a model with an aggregator reads features"
+    path = Path(f"artifacts/features/{key}.zarr")
+    weights = sha256(Path(f"artifacts/rounds/{chosen.start}") / WEIGHTS)
+    aggregated.fill(path, opened.views.store, model, weights, key)
+    if not runtime.process():
+        origin = replace(opened.origin, reads=f"features/{key}", made_of=FeatureStore(path).digest)
+        save_model(model, Path(f"artifacts/rounds/{key}"), origin)
 
 
 if __name__ == "__main__":

@@ -1,53 +1,48 @@
-"""Make one head on the frozen features, the model that rounds and table rows start from, and gate its quality."""
+"""Make one start, a model that rounds and table rows begin at, and measure its descriptors."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
-from uld import models
+from uld import starts
 from uld.artifacts.boxes import read_boxes
 from uld.artifacts.files import write_json, write_table
+from uld.artifacts.models import Origin, save_model
 from uld.base import params, random, ranks, runtime
-from uld.diffusion.online import open_store
+from uld.base.scratch import scratch_folder
 from uld.images.crops import Crops
-from uld.models import frozen
-from uld.models.frozen import FrozenParams
-from uld.sources import checks, source
-from uld.sources.source import frames
-from uld.training.bootstrap import BootstrapParams, bootstrap, teacher
+from uld.sources import checks
+from uld.sources.opened import open_views
+from uld.sources.source import Source
+from uld.starts.base import Site
 
 
 def main() -> None:
     key = sys.argv[1]
-    block = params.read(FrozenParams | BootstrapParams, f"starts.{key}")
-    seed = params.read(int, "seed")
-    store = open_store(Path(f"artifacts/features/{block.features}.zarr"))
-    crops = Crops(Path("artifacts/roi/crops.zarr"))
-    boxes = read_boxes(Path("artifacts/roi/boxes.csv"))
-    rows = np.flatnonzero(boxes["split"].to_numpy() == "train")
-    out = Path(f"artifacts/rounds/{key}")
-    head: models.Head
-    if isinstance(block, FrozenParams):
-        place = frames(store, crops, boxes, block.grid)
-        chosen = np.sort(random.rng(seed, f"head-{key}").permutation(rows)[: block.images])
-        head = frozen.fit(block, store.read, place.inside, chosen, random.rng(seed, "head-points"))
-    else:
-        place = frames(store, crops, boxes, block.projection.grid)
-        taught = params.read(teacher(block.keypoints), f"keypoints.{block.keypoints}")
-        head, history = bootstrap(block, taught, store, place, crops, rows, seed, key)
-        if not runtime.process():
-            write_table(out / "training.csv", history)
+    kind = starts.load(params.read(str, f"starts.{key}.model"))
+    block = params.read(kind.Params, f"starts.{key}")
+    seed, start = params.read(int, "seed"), kind(block)
+    boxes, crops = read_boxes(Path("artifacts/roi/boxes.csv")), Crops(Path("artifacts/roi/crops.zarr"))
+    origin = Origin(start.reads, "", start.views, 0)
+    views, made_of = open_views(origin, start.grid, boxes)
+    identity = {"params": asdict(block), "seed": seed, "made_of": made_of, "rows": views.rows.tolist()}
+    state = scratch_folder(f"bootstrap-{key}", **identity) / "state.pt"
+    made = start.make(Site(views, crops, seed, state, key))
     if runtime.process():
         return  # all have the same model
-    models.save(head, out, store.spec["backbone"])
-    tried = checks.sample(rows)
-    figures = checks.measure(source.from_store(store, head, crops, boxes), tried, random.rng(seed, "gates"))
-    baseline = checks.measure(checks.colour(crops, place, store.mirrored), tried, random.rng(seed, "gates"))
+    out, steps = Path(f"artifacts/rounds/{key}"), 0
+    if made.history is not None:
+        steps = len(made.history)
+        write_table(out / "training.csv", made.history)
+    model = made.model.to(runtime.device())
+    save_model(model, out, Origin(start.reads, made_of, start.views, steps))
+    tried = checks.sample(views.rows)
+    figures = checks.measure(Source(model, views), tried, random.rng(seed, "gates"))
+    baseline = checks.measure(checks.colour(crops, views), tried, random.rng(seed, "gates"))
     figures |= {f"colour_{name}": value for name, value in baseline.items()}
     if figures.get("self_match", 1) <= figures.get("colour_self_match", 0):
-        print(f"warning: head {key} matches points no better than plain colour: train longer or use Stable Diffusion.")
-    write_json(Path(f"metrics/heads/{key}.json"), figures)
+        print(f"warning: start {key} matches points no better than plain colour: train longer or use Stable Diffusion.")
+    write_json(Path(f"metrics/starts/{key}.json"), figures)
 
 
 if __name__ == "__main__":

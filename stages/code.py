@@ -4,22 +4,39 @@ One file a stage stands in dvc.yaml and dvc.lock for the many that it imports: D
 every stage, which would otherwise take longer than many stages do.
 """
 
-import hashlib
+import os
+import shutil
 from pathlib import Path
 
-from uld.base.imports import closure
+from uld.base import params, stop
+from uld.base.code import lists
+from uld.base.errors import ULDError
+from uld.stage import HERE, clone
 
 OUT = Path("artifacts/code")
 
 
 def main() -> None:
-    """Write artifacts/code/<stage>.txt: a line a file, its SHA-256 and its name."""
-    OUT.mkdir(parents=True, exist_ok=True)
-    for script in sorted(Path("stages").glob("*.py")):
-        files = [script.as_posix(), *closure(script)]
-        lines = [f"{hashlib.sha256(Path(name).read_bytes()).hexdigest()}  {name}\n" for name in files]
-        (OUT / f"{script.stem}.txt").write_text("".join(lines))
+    """Write artifacts/code/<stage>.txt or <stage>/<key>.txt: a line a file, its SHA-256 and its name."""
+    tree = params.load(Path("params.yaml"))
+    _check(Path(params.find(tree, "code")))
+    shutil.rmtree(OUT, ignore_errors=True)
+    for name, text in lists(HERE, params.load(Path("dvc.yaml")), tree).items():
+        (OUT / name).parent.mkdir(parents=True, exist_ok=True)
+        (OUT / name).write_text(text)
+
+
+def _check(folder: Path) -> None:
+    """DVC looks for edits in the folder `code` of params.yaml: it must be the code that runs, or stand for it."""
+    root = clone(Path.cwd())
+    if root and folder.resolve() != root:
+        raise ULDError(
+            f"params.yaml: code: must be '{os.path.relpath(root)}', not '{folder}': this project runs the code of the "
+            "clone that it lies in."
+        )
+    if not root and not (folder / "uld").is_dir():
+        raise ULDError(f"params.yaml: code: there is no folder '{folder}/uld': `uld new . --update` writes it.")
 
 
 if __name__ == "__main__":
-    main()
+    stop.run(main)

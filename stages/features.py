@@ -1,4 +1,4 @@
-"""Fill one feature store: the backbone's (or, as a baseline, the untrained network's) features of every view."""
+"""Fill one feature store: the backbone's (or, as a baseline, the untrained network's) features of images in views."""
 
 import sys
 from pathlib import Path
@@ -8,23 +8,27 @@ from uld.base import params, ranks
 from uld.diffusion import backbone, extract
 from uld.diffusion.extractor import Extractor, ReadoutParams
 from uld.diffusion.reduce import ReduceParams
+from uld.geometry import views
 from uld.images.crops import Crops
 
 
 def main() -> None:
     key = sys.argv[1]
-    network = params.read(extract.NetworkParams, f"networks.{key}")
+    store = params.read(extract.StoreParams, f"stores.{key}")
     readout = params.read(ReadoutParams, "readout")
     seed = params.read(int, "seed")
-    model = backbone.load(Path("artifacts/backbone"), readout.dtype, network.trained)
+    folder, crops = Path("artifacts/backbone"), Crops(Path("artifacts/roi/crops.zarr"))
+    model = backbone.load(folder, readout.dtype, store.trained)
     extract.fill(
         Path(f"artifacts/features/{key}.zarr"),
         Extractor(model, readout, seed),
-        Crops(Path("artifacts/roi/crops.zarr")),
+        crops,
         read_boxes(Path("artifacts/roi/boxes.csv")),
-        network,
+        store,
         params.read(ReduceParams | None, "reduce"),
         seed,
+        views.draw(params.read(views.EvaluationWarps, "evaluate.warps"), seed, crops.size),
+        folder,
     )
 
 

@@ -10,7 +10,7 @@ from uld.evaluate.scores import finite
 
 def main() -> None:
     """Write metrics/poses.json and plots/poses.csv."""
-    rounds = {name: block["step"] for name, block in params.read(dict[str, dict[str, str]], "rounds").items()}
+    rounds = {name: block["method"] for name, block in params.read(dict[str, dict[str, str]], "rounds").items()}
     tree, lines = of_rounds(rounds)
     if not tree:
         print("No round has pose clusters, or no training image a known yaw: there is nothing to compare.")

@@ -14,9 +14,9 @@ OUT = Path("report")
 def main() -> None:
     """Read `report`, the names of data set, rows and rounds and the first protocol; write index.html and its PNGs."""
     chosen = params.read(source.ReportParams, "report")
-    rows = list(params.read(dict[str, Any], "variants"))
+    rows = list(params.read(dict[str, Any], "rows"))
     protocol = next(iter(choose(params.read(tuple[str, ...], "evaluate.protocols"))))
-    rounds = {name: block["step"] for name, block in params.read(dict[str, dict[str, str]], "rounds").items()}
+    rounds = {name: block["method"] for name, block in params.read(dict[str, dict[str, str]], "rounds").items()}
     run = source.read(chosen, rows, rounds, params.read(str, "dataset"), protocol, Path("params.yaml"))
     report = page.render(run, chosen)
     for name, data in {**report.pictures, "index.html": report.html.encode()}.items():

@@ -1,38 +1,42 @@
 """One round of self-training: the model that its start becomes when it learns the round's pseudo-labels."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
-from uld import detector, methods, models
+from uld import methods
 from uld.artifacts.files import sha256, write_table
 from uld.artifacts.labels import read_labels, write_labels
+from uld.artifacts.models import WEIGHTS, save_model
 from uld.base import params, random, ranks, runtime
 from uld.base.scratch import scratch_folder
 from uld.methods.base import Training
+from uld.methods.lines import RoundParams
+from uld.sources.opened import open_model, trained_more
 
 
 def main() -> None:
     key = sys.argv[1]
-    chosen = params.read(detector.RoundParams, f"rounds.{key}")
-    kind = methods.load(chosen.step)
-    block = params.read(kind.Params, f"steps.{chosen.step}")
+    chosen = params.read(RoundParams, f"rounds.{key}")
+    kind = methods.load(chosen.method)
+    block = params.read(kind.Train, f"methods.{chosen.method}.train")
     seed = params.read(int, "seed")
     labels, out = Path(f"artifacts/labels/{key}/labels.h5"), Path(f"artifacts/rounds/{key}")
-    head, bank, backbone = detector.trainable(chosen.features, chosen.start)
-    inputs = [labels, Path(f"artifacts/rounds/{chosen.start}/head.safetensors")]
-    made_of = {"inputs": [sha256(path) for path in inputs], "features": bank.spec}
-    state = scratch_folder(f"train-{key}", params=block, seed=seed, **made_of)
+    opened = open_model(chosen.start)
+    inputs = [sha256(path) for path in (labels, Path(f"artifacts/rounds/{chosen.start}") / WEIGHTS)]
+    identity = {"params": asdict(block), "seed": seed, "inputs": inputs, "made_of": opened.origin.made_of}
+    state = scratch_folder(f"train-{key}", **identity) / "state.pt"
     training = Training(
         read_labels(labels),
-        bank,
+        opened.views,
         lambda step: random.rng(seed, f"train-{key}", step),
-        state / "state.pt",
+        state,
         f"round {key}",
     )
-    head, history = kind(block).train(head, training)
+    model, history = kind.train(opened.model, training, block)
     if runtime.process():
         return  # all have the same model
-    models.save(head, out, backbone)
+    save_model(model, out, trained_more(opened.origin, len(history)))
     write_table(out / "training.csv", history)
     write_labels(out / "labels.h5", training.labels)
 

@@ -144,3 +144,12 @@ def test_of_a_union_only_the_block_that_is_meant_complains(tmp_path: Path) -> No
 @pytest.mark.parametrize("block", ["{kind: ring, radius: 2}", "{radius: 2}", "{kind: [disc], radius: 2}", "7"])
 def test_a_block_of_no_known_kind(tmp_path: Path, block: str) -> None:
     assert "a.b.kind: must be one of square, disc, not " in refused(tmp_path, f"a: {{b: {block}}}", Square | Disc)
+
+
+def test_names_of_the_first_version_are_told_with_todays(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("variants: {duld: {}}\nsteps: {}\nseed: 1\n")
+    with pytest.raises(ParamsError, match=r"earlier version of uld.*variants is rows now, steps is methods now"):
+        params.read(dict[str, Any], "rows.duld", path)
+    assert params.read(int, "seed", path) == 1
+    assert params.outdated({"rows": {}, "variants": {}}) == ""

@@ -26,7 +26,7 @@ from torch import nn
 from uld.base import ranks, runtime
 from uld.base.scratch import scratch_folder
 from uld.training import fit as loop
-from uld.training.fit import optimise
+from uld.training.fit import fit
 
 loop.KEEP_EVERY = 2
 
@@ -51,7 +51,7 @@ def main():
         return loss, {"first": y[0, 0].detach()}
 
     state = scratch_folder("toy", toy=1) / "state.pt"
-    history = optimise(model, torch.optim.SGD(model.parameters(), 0.1), 6, step, state, "toy")
+    history = fit(model, [torch.optim.SGD(model.parameters(), 0.1)], 6, step, state, "toy")
     kept = {"model": model.state_dict(), "lines": history.to_numpy().tolist()}
     torch.save(kept, f"{sys.argv[1]}-{runtime.process()}.pt")
 

@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 from uld.base.errors import ArtifactError, ParamsError, ULDError
 from uld.commands import experiments, table
 
-PARAMS = "variants: {b: {}, a: {}, c: {}}\nevaluate:\n  protocols: [canonical, other]\n"
+PARAMS = (
+    "dataset: folder\nsource: photos\nvariants: {b: {}, a: {}, c: {}}\nevaluate:\n  protocols: [canonical, other]\n"
+)
 
 
 def tree(forward: float, **more: float) -> dict:
@@ -36,6 +39,8 @@ def tree(forward: float, **more: float) -> dict:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text(PARAMS)
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    (tmp_path / "photos").mkdir()
     (tmp_path / "metrics").mkdir()
     for row, forward in (("a", 10.0), ("b", 20.0)):
         (tmp_path / "metrics" / f"{row}.json").write_text(json.dumps(tree(forward, backward_nme=3.0)))
@@ -62,29 +67,6 @@ def test_a_named_table_has_its_rows_in_its_order(run, uld) -> None:
     assert "there is no table 'long': report.tables in params.yaml has short." in uld("table", "long").output
 
 
-def test_metrics_of_another_run(run, uld) -> None:
-    (run / "metrics").rename(run / "kept")
-    assert "run `dvc repro`" in uld("table").output
-    lines = csv(uld("table", "--metrics", "kept", "--format", "csv").output)
-    assert lines["forward_nme"].dropna().tolist() == [20, 10]
-
-
-def test_runs_of_several_seeds(run, uld) -> None:
-    for seed, forward in enumerate((10.0, 13.0, 16.0)):
-        folder = run / f"kept/seed-{seed}"
-        folder.mkdir(parents=True)
-        (folder / "a.json").write_text(json.dumps(tree(forward, backward_nme=3.0)))
-        if seed:
-            (folder / "b.json").write_text(json.dumps(tree(20 * forward, backward_nme=3.0)))
-    (run / "kept/seed-9.txt").touch()
-    lines = csv(uld("table", "--metrics", "kept", "--format", "csv").output).set_index("row")
-    assert list(lines.index) == ["b", "a", "c"] and lines["seeds"].tolist() == [2, 3, 0]
-    assert lines.loc["a", ["forward_nme", "forward_nme_sd", "landmarks"]].tolist() == [13, 3, 10]
-    assert lines.loc["b", "forward_nme"] == 290 and pd.isna(lines.loc["c", "forward_nme"])
-    shown = uld("table", "--metrics", "kept").output
-    assert "mean ± deviation over seeds" in shown and "13.0 ± 3.0" in shown
-
-
 def test_the_paper_stands_behind(run, uld) -> None:
     (run / "params.yaml").write_text(PARAMS.replace("a: {}", "duld: {}"))
     lines = uld("table", "--format", "md", "--published").output.splitlines()
@@ -109,7 +91,7 @@ def test_set_points_and_every_figure(run, uld) -> None:
     for points, figure in (("detected", 1), ("filled", 2)):
         lines = csv(uld("table", "--points", points, "--format", "csv").output)
         assert lines["forward_nme"].dropna().tolist() == [figure, figure]
-    every = csv(uld("table", "--all", "--format", "csv").output)
+    every = csv(uld("table", "--every", "--format", "csv").output)
     assert {"clusters.landmark_silhouette", "all.forward_nme", "n300.forward_nme", "stability"} <= set(every.columns)
     assert not any("rule" in name or "p5" in name for name in every.columns)
 
@@ -139,9 +121,10 @@ def test_unknown_names_and_missing_metrics(run, uld) -> None:
     for path in run.glob("metrics/*"):
         path.unlink()
     (run / "metrics").rmdir()
-    with pytest.raises(ArtifactError, match="dvc repro"):
+    with pytest.raises(ArtifactError, match="no metrics of the rows b, a, c"):
         table.of_run(table.Choice())
-    assert uld("table").exit_code == 2
+    done = uld("table")
+    assert done.exit_code == 2 and "`dvc repro`" in done.output
 
 
 # --- experiments ---
@@ -170,7 +153,7 @@ def test_seeds_share_a_line_with_mean_and_deviation(run, monkeypatch) -> None:
         {"rev": "1", "data": None},  # failed
     )
     monkeypatch.setattr(experiments, "shown", lambda: shown)
-    results = experiments.results(table.Choice())
+    results = experiments.results(table.Choice(), experiments.kept_by_dvc())
     lines = results.lines.set_index("k.x")
     assert results.labels == ["k.x", "row", "seeds"]
     assert lines.loc["1", ["seeds", "forward_nme"]].tolist() == [2, 12]
@@ -183,7 +166,7 @@ def test_seeds_share_a_line_with_mean_and_deviation(run, monkeypatch) -> None:
 def test_a_param_may_be_named_like_a_figure(run, monkeypatch) -> None:
     shown = exp_show(*(revision({"a": {"data": tree(10 * k)}}, seed=0, landmarks=k) for k in (1, 2)))
     monkeypatch.setattr(experiments, "shown", lambda: shown)
-    results = experiments.results(table.Choice())
+    results = experiments.results(table.Choice(), experiments.kept_by_dvc())
     assert results.labels == ["params.landmarks", "row", "seeds"]
     assert results.lines["params.landmarks"].tolist() == ["1", "2"] and set(results.lines["landmarks"]) == {10}
 
@@ -193,16 +176,11 @@ def test_a_running_experiment_has_no_metrics_of_its_own_yet(run, monkeypatch) ->
     shown[1]["experiments"][0]["executor"] = {"state": "running", "name": "tempdir", "local": None}
     shown[1]["experiments"][1]["executor"] = None
     monkeypatch.setattr(experiments, "shown", lambda: shown)
-    assert experiments.results(table.Choice()).lines["seeds"].tolist() == [2]
+    assert experiments.results(table.Choice(), experiments.kept_by_dvc()).lines["seeds"].tolist() == [2]
 
 
 def cell(forward: float, k: int | None, q: int, **more: object) -> dict:
     return revision({"a": {"data": tree(forward, backward_nme=3.0)}}, landmarks=k, steps={"q": q}, **more)
-
-
-def test_experiments_are_not_in_a_folder(run, uld) -> None:
-    done = uld("table", "--experiments", "--metrics", "results/orl")
-    assert done.exit_code == 2 and "give one of them" in done.output
 
 
 def test_a_grid_of_two_params(run, monkeypatch, uld) -> None:
@@ -231,7 +209,7 @@ def test_a_grid_needs_its_params_and_no_others(run, monkeypatch, uld) -> None:
 def test_no_experiments(run, monkeypatch) -> None:
     monkeypatch.setattr(experiments, "shown", lambda: exp_show(revision({}, seed=0)))
     with pytest.raises(ArtifactError, match="dvc exp run"):
-        experiments.results(table.Choice())
+        experiments.results(table.Choice(), experiments.kept_by_dvc())
 
 
 def test_outside_a_project_dvc_is_quoted(tmp_path, monkeypatch) -> None:
@@ -240,10 +218,14 @@ def test_outside_a_project_dvc_is_quoted(tmp_path, monkeypatch) -> None:
         experiments.shown()
 
 
-def test_a_real_project(run, uld) -> None:
+def test_a_project_below_another_has_runs_of_its_own(run, uld, monkeypatch) -> None:
     dvc = [sys.executable, "-m", "dvc"]
-    (run / "params.yaml").write_text("seed: 0\nx: 1\n" + PARAMS)
-    (run / "dvc.yaml").write_text("metrics: [metrics/a.json]\nparams: [params.yaml]\n")
+    study = run / "studies/x"
+    shutil.copytree(run, study, ignore=shutil.ignore_patterns("studies"))
+    (study / "metrics/a.json").write_text(json.dumps(tree(12.0)))
+    for folder in (run, study):
+        (folder / "params.yaml").write_text("seed: 0\nx: 1\n" + PARAMS)
+        (folder / "dvc.yaml").write_text("metrics: [metrics/a.json]\nparams: [params.yaml]\n")
     author = ["-c", "user.name=n", "-c", "user.email=a@b"]
     for words in (
         ["git", "init", "-q"],
@@ -252,5 +234,7 @@ def test_a_real_project(run, uld) -> None:
         ["git", *author, "commit", "-qm", "x"],
     ):
         subprocess.run(words, check=True)
-    lines = csv(uld("table", "--experiments", "--format", "csv").output)
-    assert lines.loc[0, ["row", "seeds", "forward_nme"]].tolist() == ["a", 1, 10]
+    for folder, forward in ((run, 10), (study, 12)):
+        monkeypatch.chdir(folder)
+        lines = csv(uld("table", "--experiments", "--format", "csv").output)
+        assert lines.loc[0, ["row", "seeds", "forward_nme"]].tolist() == ["a", 1, forward]

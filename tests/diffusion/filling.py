@@ -1,4 +1,4 @@
-"""A feature store of made-up values: eleven rows in two views, in shards of three rows."""
+"""A feature store of made-up values: eight images in two views, three test images warped; six items a shard."""
 
 import hashlib
 from collections.abc import Iterator
@@ -14,9 +14,11 @@ from uld.diffusion.store import Features
 from uld.geometry import coords
 
 SHAPES = {"l00_t5": (3, 4, 4), "l10_t5": (2, 8, 8)}
-ROWS, VIEWS = 11, 2
-SHARD_ROWS = 3  # so 4 shards, the last one not full
-SHARD_BYTES = SHARD_ROWS * 2 * VIEWS * sum(int(np.prod(shape)) for shape in SHAPES.values())
+ROWS, TRAIN, BANK = 11, 8, 2
+WARP = coords.view(8, rotate=20)
+SHARD = 6  # items, so 4 shards, the last one not full
+SHARD_BYTES = SHARD * 2 * sum(int(np.prod(shape)) for shape in SHAPES.values())
+PAIRS = [(row, view) for row in range(ROWS) for view in ((0, 1) if row < TRAIN else (0, 2))]  # of each item
 
 
 def value(name: str, rows: np.ndarray, view: int) -> torch.Tensor:
@@ -25,21 +27,23 @@ def value(name: str, rows: np.ndarray, view: int) -> torch.Tensor:
     return torch.from_numpy(base + rows[:, None, None, None] * 1.25 - 3 * view).float()
 
 
-def compute(first: int, end: int) -> Iterator[tuple[int, Features]]:
-    """In batches of 3 items, as a backbone would: the second one ends in the middle of a row."""
-    items = np.arange(first * VIEWS, end * VIEWS)
-    for start in range(0, len(items), 3):
-        row, view = np.divmod(items[start : start + 3], VIEWS)
-        of = list(zip(row[:, None], view, strict=True))
-        yield start, {name: torch.cat([value(name, *one) for one in of]) for name in SHAPES}
+def compute(first: int, end: int) -> Iterator[Features]:
+    """In batches of 3 items, as a backbone would: every other one ends amid the views of an image."""
+    for start in range(first, end, 3):
+        of = PAIRS[start : min(start + 3, end)]
+        yield {name: torch.cat([value(name, np.array([row]), view) for row, view in of]) for name in SHAPES}
 
 
 def build(folder: Path, fill: Any = compute, rows: int = ROWS) -> Path:
     path = folder / "features" / "trained.zarr"
-    views = np.stack([coords.view(8), coords.view(8, mirror=True)])
-    spec = {"rows": rows, "seed": 3, "bank": [[False, 0, 1], [True, 0, 1]]}
+    bank = np.stack([coords.view(8), coords.view(8, mirror=True)])
+    layout = store.lay_out(bank, np.array([False, True]), WARP[None], np.arange(rows) < TRAIN)
+    network = folder.parent / "network"
+    (network / "unet").mkdir(parents=True, exist_ok=True)
+    (network / "unet/config.json").write_text('{"made": "up"}')
+    spec = {"rows": rows, "seed": 3}
     scratch = scratch_folder(f"test-{folder.name}", **spec)
-    store.build(path, scratch, spec, views, np.array([False, True]), fill, SHAPES)
+    store.build(path, scratch, spec, layout, network, fill, SHAPES)
     return path
 
 
@@ -58,7 +62,7 @@ class Counting:
         self.first: list[int] = []
         self._at, self._act = at, act
 
-    def __call__(self, first: int, end: int) -> Iterator[tuple[int, Features]]:
+    def __call__(self, first: int, end: int) -> Iterator[Features]:
         self.first.append(first)
         for number, part in enumerate(compute(first, end)):
             if first == self._at and number == 1:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch._dynamo.utils import counters
@@ -117,7 +118,8 @@ def test_only_on_demand(
     if setting is not None:
         monkeypatch.setenv("ULD_COMPILE", setting)
     network = NetworkParams(True, "features", (ViewParams(False, 0, 1),))
-    extract.fill(tmp_path / "x.zarr", Extractor(sd, READOUT, 0), write_crops(16), photographs[1], network, None, 0)
+    reader, crops, warps = Extractor(sd, READOUT, 0), write_crops(16), np.empty((0, 2, 3))
+    extract.fill(tmp_path / "x.zarr", reader, crops, photographs[1], network, None, 0, warps, tmp_path / "sd")
     assert plain(sd) == (setting != "1")
     assert bool(counters["stats"]["unique_graphs"]) == (setting == "1")
 

@@ -15,14 +15,17 @@ import torch
 
 from uld.base import runtime, stop
 from uld.base.errors import ArtifactError, ULDError
-from uld.diffusion import extract, reduce, store
+from uld.diffusion import backbone, extract, reduce, store
 from uld.diffusion.backbone import Backbone
 from uld.diffusion.extract import NetworkParams, ViewParams
 from uld.diffusion.extractor import Extractor, ReadoutParams
 from uld.diffusion.reduce import ReduceParams
 from uld.diffusion.store import FeatureStore
+from uld.geometry import coords
 from uld.images.crops import Crops
 
+TRAIN, TEST, ROWS = np.arange(5), np.arange(5, 7), np.arange(7)
+WARPS = np.stack([coords.view(32, rotate=180), coords.view(32, rotate=25, scale=1.1)])
 BANK = NetworkParams(True, "features", (ViewParams(False, 0, 1), ViewParams(True, 0, 1), ViewParams(False, 90, 1)))
 
 
@@ -33,11 +36,11 @@ def reader(pixel: Backbone) -> Extractor:
 
 @pytest.fixture
 def fill(
-    tmp_path: Path, reader: Extractor, crops32: Crops, photographs: tuple[Path, pd.DataFrame]
+    tmp_path: Path, reader: Extractor, crops32: Crops, photographs: tuple[Path, pd.DataFrame], pixel_folder: Path
 ) -> Callable[..., FeatureStore]:
-    def run(name: str = "trained", reduction: ReduceParams | None = None) -> FeatureStore:
+    def run(name: str = "trained", reduction: ReduceParams | None = None, boxes: Any = photographs[1]) -> FeatureStore:
         path = tmp_path / f"{name}.zarr"
-        extract.fill(path, reader, crops32, photographs[1], BANK, reduction, 0)
+        extract.fill(path, reader, crops32, boxes, BANK, reduction, 0, WARPS, pixel_folder)
         return FeatureStore(path)
 
     return run
@@ -59,18 +62,60 @@ def test_every_view_is_a_pass_of_its_own(
 ) -> None:
     monkeypatch.setenv("ULD_BATCH", "3")
     opened = fill()
-    rows = np.arange(len(crops32))
     pixels = crops32.images(slice(None))
-    near(opened.read(rows, 0), read(reader, pixels))
-    near(opened.read(rows, 1), read(reader, pixels[:, :, ::-1]))
-    near(opened.read(rows, 2), read(reader, np.rot90(pixels, -1, (1, 2))))
+    near(opened.read(ROWS, 0), read(reader, pixels))
+    near(opened.read(TRAIN, 1), read(reader, pixels[TRAIN, :, ::-1]))
+    near(opened.read(TRAIN, 2), read(reader, np.rot90(pixels[TRAIN], -1, (1, 2))))
+    near(opened.read(TEST, 3), read(reader, pixels[TEST, ::-1, ::-1]))
     # and not the map of view 0, mirrored
-    assert not torch.allclose(opened.read(rows, 1)["l10_t24"], opened.read(rows, 0)["l10_t24"].flip(3), atol=0.02)
+    assert not torch.allclose(opened.read(TRAIN, 1)["l10_t24"], opened.read(TRAIN, 0)["l10_t24"].flip(3), atol=0.02)
+
+
+def test_every_item_is_a_pass_over_its_own_warped_image(
+    fill: Callable[..., FeatureStore], reader: Extractor, crops32: Crops
+) -> None:
+    opened = fill()
+    images = extract.as_images(crops32.images(slice(None)), torch.device("cpu"))
+    assert opened.layout.items.tolist() == [[r, v] for r in TRAIN for v in (0, 1, 2)] + [
+        [r, v] for r in TEST for v in (0, 3, 4)
+    ]
+    for row, view in opened.layout.items:
+        seen = coords.warp(images[[row]], opened.views[view])
+        near(opened.read(np.array([row]), view), reader(seen))
+
+
+def test_the_network_is_carried(fill: Callable[..., FeatureStore], reader: Extractor) -> None:
+    assert backbone.load(fill().path / "backbone").fingerprint == reader.backbone.fingerprint
+
+
+def test_another_split_is_another_store(
+    fill: Callable[..., FeatureStore],
+    reader: Extractor,
+    crops32: Crops,
+    photographs: tuple[Path, pd.DataFrame],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing of an unfinished run of another split is used: images may have other views there."""
+    monkeypatch.setattr(store, "SHARD_BYTES", 1)  # an item a shard
+    write = store._write_shard
+
+    def stop_there(chunks: Any, place: str, *rest: Any) -> None:
+        if place == "of rows 4..4":
+            raise RuntimeError
+        write(chunks, place, *rest)
+
+    monkeypatch.setattr(store, "_write_shard", stop_there)
+    with pytest.raises(RuntimeError):
+        fill()
+    monkeypatch.setattr(store, "_write_shard", write)
+    again = fill(boxes=photographs[1].assign(split=["test"] * 2 + ["train"] * 5))
+    assert again.layout.items[:3].tolist() == [[0, 0], [0, 3], [0, 4]]
+    near(again.read(np.arange(2), 3), read(reader, crops32.images(slice(0, 2))[:, ::-1, ::-1]))
 
 
 def test_the_store_says_what_it_holds(fill: Callable[..., FeatureStore], reader: Extractor, crops32: Crops) -> None:
     opened = fill()
-    assert {key: opened.spec[key] for key in opened.spec if key not in ("arrays", "shard")} == {
+    assert {key: opened.spec[key] for key in opened.spec if key not in ("arrays", "shard", "digest")} == {
         "backbone": reader.backbone.fingerprint,
         "crops": crops32.fingerprint(),
         "rows": 7,
@@ -82,31 +127,36 @@ def test_the_store_says_what_it_holds(fill: Callable[..., FeatureStore], reader:
         "image_size": 32,
         "seed": 0,
         "bank": [[False, 0, 1], [True, 0, 1], [False, 90, 1]],
+        "warps": WARPS.tolist(),
+        "items": opened.layout.fingerprint,
         "reduce": None,
         "keep": "features",
     }
     assert opened.names == reader.names()
-    assert opened.mirrored.tolist() == [False, True, False]
+    assert (opened.flipped.tolist(), opened.bank) == ([False, True, False, False, False], 3)
+    np.testing.assert_array_equal(opened.views[3:], WARPS)
 
 
 def test_the_batch_size_does_not_show(fill: Callable[..., FeatureStore], monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = np.arange(7)
     whole = fill("whole")
     monkeypatch.setenv("ULD_BATCH", "2")
-    for view in range(3):
-        near(fill("pairs").read(rows, view), whole.read(rows, view))
+    near(all_of(fill("pairs")), all_of(whole))
 
 
 def test_the_shard_size_changes_no_value(fill: Callable[..., FeatureStore], monkeypatch: pytest.MonkeyPatch) -> None:
     """At the same images a pass, bit for bit."""
     monkeypatch.setenv("ULD_BATCH", "2")
     whole = fill("whole")
-    monkeypatch.setattr(store, "SHARD_BYTES", 2 * row_bytes(whole))
+    monkeypatch.setattr(store, "SHARD_BYTES", 4 * item_bytes(whole))
     parts = fill("parts")
-    assert (whole.spec["shard"], parts.spec["shard"]) == (7, 2)
-    for view in range(3):
-        got, want = parts.read(np.arange(7), view), whole.read(np.arange(7), view)
-        assert all(torch.equal(got[name], want[name]) for name in want)
+    assert (whole.spec["shard"], parts.spec["shard"]) == (21, 4)
+    got, want = all_of(parts), all_of(whole)
+    assert all(torch.equal(got[name], want[name]) for name in want)
+
+
+def all_of(opened: FeatureStore) -> dict[str, torch.Tensor]:
+    """All items."""
+    return opened.views_of(*opened.layout.items.T, opened.names)  # type: ignore[call-arg]
 
 
 def test_crops_of_the_next_batch_are_read_ahead(
@@ -126,7 +176,7 @@ def test_crops_of_the_next_batch_are_read_ahead(
     ahead = [rows for name, *rows in asked if name.startswith("reader")]
     assert ahead == [[0, 2], [1, 3], [2, 4], [4, 6], [5, 7], [6, 7]]  # items 0-3, 4-7, 8-11, 12-15, 16-19 and 20
     assert len(asked) - len(ahead) == 1  # the first image, for the shapes
-    near(opened.read(np.arange(7), 2), read(reader, np.rot90(images(crops32, slice(None)), -1, (1, 2))))
+    near(opened.read(TRAIN, 2), read(reader, np.rot90(images(crops32, TRAIN), -1, (1, 2))))
 
 
 def test_a_batch_that_memory_does_not_hold_is_halved(
@@ -144,16 +194,15 @@ def test_a_batch_that_memory_does_not_hold_is_halved(
     monkeypatch.setattr(reduce.Reduction, "_project", small)
     part = fill("part", reduced)
     assert "going on with" in capsys.readouterr().out
-    for view in range(3):
-        near(part.read(np.arange(7), view), whole.read(np.arange(7), view))
+    near(all_of(part), all_of(whole))
     most = 0
     with pytest.raises(ULDError, match="no memory for a single image"):
         fill("none", reduced)
 
 
-def row_bytes(opened: FeatureStore) -> int:
-    """Bytes of an image in all views."""
-    return sum(2 * len(opened.views) * value[0].numel() for value in opened.read(np.arange(1)).values())
+def item_bytes(opened: FeatureStore) -> int:
+    """Bytes of an image in one view."""
+    return sum(2 * value[0].numel() for value in opened.read(np.arange(1)).values())
 
 
 class Many(Crops):
@@ -173,7 +222,7 @@ class Many(Crops):
 
 
 def test_memory_does_not_grow_with_the_images(
-    tmp_path: Path, pixel: Backbone, photographs: tuple[Path, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, pixel: Backbone, pixel_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of NumPy, which holds the batches. An image has 24 KB of features, so these stores 0.8 and 3.1 MB."""
     reader = Extractor(pixel, ReadoutParams(((0, 1), (1, 0)), (24,), "add_noise", 50, "float32"), 0)
@@ -182,8 +231,9 @@ def test_memory_does_not_grow_with_the_images(
     monkeypatch.setattr(store, "SHARD_BYTES", 200_000)
     peaks = []
     for rows in (8, 32, 128):  # the first one warms up
+        boxes = pd.DataFrame({"split": ["train"] * rows})
         tracemalloc.start()
-        extract.fill(tmp_path / f"{rows}.zarr", reader, Many(rows), photographs[1], one, None, 0)
+        extract.fill(tmp_path / f"{rows}.zarr", reader, Many(rows), boxes, one, None, 0, WARPS, pixel_folder)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] > 4 * 12_000  # a batch is seen, in float16
@@ -222,22 +272,22 @@ def test_an_interrupted_reduction_goes_on_with_the_same_one(
 ) -> None:
     reduced = ReduceParams(dims=4, images=3)
     whole = fill("whole", reduced)
-    monkeypatch.setattr(store, "SHARD_BYTES", 1)  # a row a shard
+    monkeypatch.setattr(store, "SHARD_BYTES", 1)  # an item a shard
     write, seen = store._write_shard, []
 
-    def stopping(chunks: Any, first: int, *rest: Any) -> None:
-        seen.append(first)
-        if seen == [0, 1]:
+    def writing(chunks: Any, place: str, *rest: Any) -> None:
+        seen.append(place)
+        if len(seen) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        write(chunks, first, *rest)
+        write(chunks, place, *rest)
 
-    monkeypatch.setattr(store, "_write_shard", stopping)
-    with pytest.raises(stop.Interrupted, match="2 of 7 shards are kept"):
+    monkeypatch.setattr(store, "_write_shard", writing)
+    with pytest.raises(stop.Interrupted, match="2 of 21 shards are kept"):
         fill("part", reduced)
     monkeypatch.setattr(reduce, "fit", None)  # not again
     part = fill("part", reduced)
-    assert seen == list(range(7))
-    near(part.read(np.arange(7), 2), whole.read(np.arange(7), 2))
+    assert seen == [f"of rows {row}..{row}" for row in range(7) for _ in range(3)]
+    near(all_of(part), all_of(whole))
 
 
 def test_an_overflow_of_half_precision_names_the_remedy(fill: Callable[..., FeatureStore], reader: Extractor) -> None:

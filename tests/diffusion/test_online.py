@@ -1,5 +1,6 @@
 """A store of latents reads like the store of features that the same settings give."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from uld.diffusion.extractor import Extractor, ReadoutParams
 from uld.diffusion.online import LatentStore, open_store
 from uld.diffusion.reduce import ReduceParams
 from uld.diffusion.store import FeatureStore
+from uld.geometry import coords
 from uld.images.crops import Crops
 from uld.models.frozen import ProjectionParams
 from uld.models.heads import ModelParams
@@ -26,6 +28,7 @@ from uld.sources.source import frames
 from uld.training import bootstrap
 from uld.training.bootstrap import BootstrapParams, SilkParams
 
+TRAIN = np.arange(5)
 VIEWS = (ViewParams(False, 0, 1), ViewParams(True, 0, 1), ViewParams(False, 90, 1))
 READOUT = ReadoutParams(((0, 1), (1, 0)), (24, 142), "add_noise", 50, "float32")
 
@@ -33,7 +36,7 @@ READOUT = ReadoutParams(((0, 1), (1, 0)), (24, 142), "add_noise", 50, "float32")
 @pytest.fixture
 def stores(tmp_path: Path, pixel_folder: Path, crops32: Crops, photographs: tuple[Path, pd.DataFrame]) -> Any:
     """(policy, reduction) -> the store of features and that of latents."""
-    (tmp_path / "backbone").symlink_to(pixel_folder)
+    warps = coords.view(32, rotate=20)[None]
 
     def run(
         readout: ReadoutParams = READOUT, reduction: ReduceParams | None = None
@@ -43,7 +46,7 @@ def stores(tmp_path: Path, pixel_folder: Path, crops32: Crops, photographs: tupl
         for keep in ("features", "latents"):
             path = tmp_path / "features" / f"{keep}.zarr"
             network = NetworkParams(True, keep, VIEWS)  # type: ignore[arg-type]
-            extract.fill(path, extractor, crops32, photographs[1], network, reduction, 0)
+            extract.fill(path, extractor, crops32, photographs[1], network, reduction, 0, warps, pixel_folder)
             opened.append(open_store(path))
         return opened[0], opened[1]
 
@@ -57,13 +60,15 @@ def test_latents_read_like_features(stores: Any, policy: Any, reduction: ReduceP
     kept, online = stores(replace(READOUT, policy=policy, timesteps=timesteps), reduction)
     assert type(kept) is FeatureStore and isinstance(online, LatentStore)
     assert online.names == kept.names and len(online) == len(kept)
-    rows, views = np.array([6, 0, 3, 0]), np.array([2, 0, 1, 1])
+    rows, views = np.array([6, 0, 3, 0]), np.array([3, 0, 2, 1])
     for names in (kept.names, kept.names[-1:]):
         got, want = online.views_of(rows, views, names), kept.views_of(rows, views, names)
         assert list(got) == list(want) == names
         for name in names:
             torch.testing.assert_close(got[name], want[name], atol=5e-3, rtol=5e-3)
     np.testing.assert_array_equal(online.views, kept.views)
+    with pytest.raises(ArtifactError, match="does not hold image row 6 in view 1"):
+        online.read(np.array([6]), 1)
 
 
 def test_only_the_timesteps_asked_for_are_run(stores: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,15 +132,23 @@ def test_training_from_latents_is_training_from_features(
 
 def test_latents_of_another_backbone_are_refused(stores: Any, tmp_path: Path, sd_folder: Path) -> None:
     stores()
-    (tmp_path / "backbone").unlink()
-    (tmp_path / "backbone").symlink_to(sd_folder)
+    inside = tmp_path / "features/latents.zarr/backbone"
+    shutil.rmtree(inside)
+    inside.symlink_to(sd_folder)
     with pytest.raises(ArtifactError, match="made with another backbone"):
         open_store(tmp_path / "features/latents.zarr")
 
 
+def test_a_store_needs_nothing_but_its_folder(stores: Any, tmp_path: Path) -> None:
+    _, online = stores()
+    there = Path(shutil.copytree(online.path, tmp_path / "elsewhere"))
+    got, want = open_store(there).read(TRAIN, 2), online.read(TRAIN, 2)
+    assert all(torch.equal(got[name], want[name]) for name in want)
+
+
 def test_latents_are_small(stores: Any) -> None:
-    kept, online = stores()
-    size = [sum(f.stat().st_size for f in store.path.rglob("*") if f.is_file()) for store in (kept, online)]
+    both = [(store, store.spec["arrays"]) for store in stores()]
+    size = [sum(f.stat().st_size for name in arrays for f in (store.path / name).rglob("0")) for store, arrays in both]
     assert size[1] < size[0] / 4
 
 

@@ -31,36 +31,36 @@ def whole(tmp_path: Path) -> Path:
 
 
 def test_a_failure_costs_its_own_shard_only(tmp_path: Path, whole: Path) -> None:
-    first, second = Counting(6, fail(RuntimeError("power"))), Counting()
+    first, second = Counting(12, fail(RuntimeError("power"))), Counting()
     with pytest.raises(RuntimeError, match="power"):
         build(tmp_path / "b", first)
     assert not (tmp_path / "b").exists()
     path = build(tmp_path / "b", second)
-    assert (first.first, second.first) == ([0, 3, 6], [6, 9])
+    assert (first.first, second.first) == ([0, 6, 12], [12, 18])
     assert digest(path) == digest(whole)
 
 
 def test_a_signal_ends_it_after_the_shard(tmp_path: Path, whole: Path) -> None:
-    first, second = Counting(3, lambda: os.kill(os.getpid(), signal.SIGTERM)), Counting()
+    first, second = Counting(6, lambda: os.kill(os.getpid(), signal.SIGTERM)), Counting()
     with pytest.raises(stop.Interrupted, match="2 of 4 shards are kept; run again to go on"):
         build(tmp_path / "b", first)
     path = build(tmp_path / "b", second)
-    assert (first.first, second.first) == ([0, 3], [6, 9])
+    assert (first.first, second.first) == ([0, 6], [12, 18])
     assert digest(path) == digest(whole)
 
 
 def test_a_signal_in_the_last_shard_lets_it_finish(tmp_path: Path, whole: Path) -> None:
-    path = build(tmp_path / "b", Counting(9, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    path = build(tmp_path / "b", Counting(18, lambda: os.kill(os.getpid(), signal.SIGTERM)))
     assert digest(path) == digest(whole)
 
 
 def test_a_full_disk_keeps_the_finished_shards(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = store._write_shard
 
-    def full(chunks: Any, first: int, *rest: Any) -> None:
-        if first == 6:
+    def full(chunks: Any, place: str, *rest: Any) -> None:
+        if place == "of rows 6..8":  # the third shard: 12 items of six rows are before it
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(chunks, first, *rest)
+        write(chunks, place, *rest)
 
     monkeypatch.setattr(store, "_write_shard", full)
     with pytest.raises(OSError, match="No space left"):
@@ -68,14 +68,14 @@ def test_a_full_disk_keeps_the_finished_shards(tmp_path: Path, whole: Path, monk
     monkeypatch.setattr(store, "_write_shard", write)
     second = Counting()
     assert digest(build(tmp_path / "b", second)) == digest(whole)
-    assert second.first == [6, 9]
+    assert second.first == [12, 18]
 
 
 def test_a_half_written_shard_is_written_anew(tmp_path: Path, whole: Path) -> None:
     with pytest.raises(RuntimeError):
-        build(tmp_path / "b", Counting(9, fail(RuntimeError())))
+        build(tmp_path / "b", Counting(18, fail(RuntimeError())))
     (partial,) = scratch_folder("x").parent.glob("*/store.zarr")
-    target = partial / "l00_t5/c/3/0/0/0/0"
+    target = partial / "l00_t5/c/3/0/0/0"
     assert target.is_file()
     target.write_bytes(b"half a shard")
     assert digest(build(tmp_path / "b")) == digest(whole)
@@ -84,12 +84,12 @@ def test_a_half_written_shard_is_written_anew(tmp_path: Path, whole: Path) -> No
 def test_shards_of_a_store_that_is_gone_do_not_count(tmp_path: Path, whole: Path) -> None:
     """Killed after the store got its name but before the scratch folder was emptied; then the output was deleted."""
     with pytest.raises(RuntimeError):
-        build(tmp_path / "b", Counting(9, fail(RuntimeError())))
+        build(tmp_path / "b", Counting(18, fail(RuntimeError())))
     (partial,) = scratch_folder("x").parent.glob("*/store.zarr")
     shutil.rmtree(partial)
     second = Counting()
     assert digest(build(tmp_path / "b", second)) == digest(whole)
-    assert second.first == [0, 3, 6, 9]
+    assert second.first == [0, 6, 12, 18]
 
 
 def test_scratch_on_another_disk(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,24 +135,25 @@ IN_THE_MIDDLE = {  # what is being done, how, and the shards that are to be comp
 def compute(first, end):
     for part in filling.compute(first, end):
         yield part
-        while first == 6:
-            if list(scratch_folder("x").parent.glob("*/done-000000003")):
+        while first == 12:
+            if list(scratch_folder("x").parent.glob("*/done-000000006")):
                 print("now", flush=True)
             time.sleep(0.05)
 """,
-        [6, 9],
+        [12, 18],
     ),
     "writing": (
         """
-def half(chunks, offset, part, place):
-    write(chunks, offset, dict(list(part.items())[:1]), place)
+def half(chunks, part, place):
+    first, *others = part.items()
+    write(chunks, dict([first]), place)
     while list(scratch_folder("x").parent.glob("*/done-000000000")):
         print("now", flush=True)
         time.sleep(0.05)
-    write(chunks, offset, part, place)
+    write(chunks, dict(others), place)
 store._write = half
 """,
-        [3, 6, 9],
+        [6, 12, 18],
     ),
 }
 
@@ -185,12 +186,12 @@ def _can_mount() -> bool:
 
 @pytest.mark.skipif(not _can_mount(), reason="needs user namespaces to make a disk of a few 4 KB pages")
 def test_a_really_full_disk(tmp_path: Path) -> None:
-    """A disk of seven pages, room for the metadata and a shard or two: they are kept; with more room it goes on."""
+    """A disk of eleven pages, room for the metadata and two shards: they are kept; with more room it goes on."""
     disk, program = tmp_path / "disk", tmp_path / "child.py"
     disk.mkdir()
     program.write_text(child(tmp_path / "b"))
     script = f"""
-        mount -t tmpfs -o size=28k tmpfs {disk}
+        mount -t tmpfs -o size=44k tmpfs {disk}
         "$PYTHON" {program}; echo code $?
         echo kept $(ls {disk}/*/ | grep -c done-)
         mount -o remount,size=2m {disk}

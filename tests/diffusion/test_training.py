@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMPipeline, UNet2DModel
+from safetensors import SafetensorError
 from torch import Tensor
 
 from uld.base import random, stop
-from uld.base.errors import BackboneError
+from uld.base.errors import BackboneError, ULDError
 from uld.base.scratch import scratch_folder
 from uld.diffusion import backbone, training
 from uld.diffusion.extractor import Extractor, ReadoutParams
@@ -96,7 +97,7 @@ def test_an_interrupted_run_goes_on_exactly(
     whole: tuple[Path, dict[str, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     steps = spy(monkeypatch, at, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(stop.Interrupted, match=f"saved at step {at}; run again to go on"):
+    with pytest.raises(stop.Interrupted, match=f"^backbone saved at step {at} of 30; run again to go on"):
         train(tmp_path)
     assert not list(tmp_path.iterdir())
     assert train(tmp_path) == whole[1]
@@ -120,16 +121,17 @@ def test_a_killed_run_goes_on_from_its_last_check(
 
 
 def spy(monkeypatch: pytest.MonkeyPatch, at: int, act: Any) -> list[int]:
-    """Steps done; at the first one numbered `at`, `act`."""
-    step_once, steps = training._Run.step_once, list[int]()
+    """Steps begun, counted from 1; in the first one numbered `at`, `act`."""
+    real, steps = training._Task.step, list[int]()
 
-    def step(run: Any) -> None:
-        step_once(run)
-        steps.append(run.step)
-        if run.step == at and steps.count(at) == 1:
+    def step(task: Any, number: int) -> Any:
+        loss = real(task, number)
+        steps.append(number + 1)
+        if number + 1 == at and steps.count(at) == 1:
             act()
+        return loss
 
-    monkeypatch.setattr(training._Run, "step_once", step)
+    monkeypatch.setattr(training._Task, "step", step)
     return steps
 
 
@@ -137,13 +139,13 @@ def test_it_stops_when_the_heldout_error_does(tmp_path: Path, monkeypatch: pytes
     """Errors at the checks: better, better, worse; with patience 1 the third check is the last, the second is kept."""
     errors, averages = iter([0.9, 0.5, 0.8]), []
 
-    def error(run: Any, images: Tensor) -> float:
-        if images is not run.held:
+    def error(task: Any, net: UNet2DModel, images: Tensor) -> float:
+        if images is not task.held:
             return 0.1
-        averages.append({name: value.clone() for name, value in run.average.items()})
+        averages.append({name: value.clone() for name, value in net.state_dict().items()})
         return next(errors)
 
-    monkeypatch.setattr(training._Run, "_error", error)
+    monkeypatch.setattr(training._Task, "error", error)
     steps = spy(monkeypatch, -1, None)
     figures = train(tmp_path, replace(PARAMS, check_every=2, patience=1))
     assert steps == [1, 2, 3, 4, 5, 6]
@@ -155,9 +157,23 @@ def test_it_stops_when_the_heldout_error_does(tmp_path: Path, monkeypatch: pytes
 
 def test_a_gain_too_small_counts_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     errors = iter([0.9, 0.89])
-    monkeypatch.setattr(training._Run, "_error", lambda run, images: next(errors) if images is run.held else 0.1)
+    monkeypatch.setattr(training._Task, "error", lambda task, net, images: next(errors) if images is task.held else 0.1)
     figures = train(tmp_path, replace(PARAMS, check_every=2, patience=1, min_gain=0.05))
     assert figures["step"] == 4  # it ended the run, but it is the best
+
+
+def test_a_full_disk_costs_no_training(
+    whole: tuple[Path, dict[str, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> None:
+        raise SafetensorError("no space left")
+
+    with monkeypatch.context() as patch, pytest.raises(BackboneError, match="cannot be written"):
+        patch.setattr(UNet2DModel, "save_pretrained", full)
+        train(tmp_path)
+    steps = spy(monkeypatch, -1, None)
+    assert train(tmp_path) == whole[1] and not steps
+    assert digest(tmp_path) == digest(whole[0])
 
 
 def test_patience_is_not_renewed_by_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +194,9 @@ def test_a_run_shorter_than_a_check_is_checked_at_its_end(tmp_path: Path) -> Non
 
 
 def test_the_learning_rate_that_explodes_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BackboneError, match=r"the denoising loss is .* at step \d+: lower backbones"):
+    with pytest.raises(
+        ULDError, match=r"^backbone: at step \d+ the loss is .* gradient norm .*: lower backbones\.\*\.lr"
+    ):
         train(tmp_path, replace(PARAMS, lr=1e30))
 
 
@@ -231,13 +249,13 @@ def test_the_weights_kept_are_those_of_the_error_told(whole: tuple[Path, dict[st
 def test_crops_of_another_size_are_resized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The network must see at training what it will see when features are read."""
     seen: set[tuple[int, ...]] = set()
-    loss = training._Run._loss
+    loss = training._Task._loss
 
-    def spied(run: Any, latent: Tensor, *rest: Any) -> Tensor:
+    def spied(task: Any, net: UNet2DModel, latent: Tensor, *rest: Any) -> Tensor:
         seen.add(tuple(latent.shape[1:]))
-        return loss(run, latent, *rest)
+        return loss(task, net, latent, *rest)
 
-    monkeypatch.setattr(training._Run, "_loss", spied)
+    monkeypatch.setattr(training._Task, "_loss", spied)
     train(tmp_path, replace(PARAMS, max_steps=2), crops(40))
     assert seen == {(4, 8, 8)}
     small = training._resized(crops(40), 16)

@@ -11,18 +11,18 @@ import torch
 import torch.nn.functional as F
 
 from uld.diffusion import store
-from uld.diffusion.extract import as_images
 from uld.diffusion.store import Features, FeatureStore
 from uld.geometry import coords
 from uld.geometry.frames import Frames
 from uld.images import crops
-from uld.images.crops import Crops
+from uld.images.crops import Crops, as_images
 from uld.sources.source import frames
 
 WIDTH, HEIGHT, SIZE = 48, 40, 32
 SHAPES = {"l00_t5": (8, 8, 8), "l10_t5": (6, 16, 16)}
 # mirror, rotate, scale
 VIEWS = ((False, 0, 1), (True, 0, 1), (False, 20, 1), (False, 0, 1.2), (True, -20, 1), (True, 90, 0.9))
+WARPS = ((False, 10, 1), (False, 0, 0.9))  # in which test images are stored
 
 
 @dataclass(frozen=True)
@@ -63,18 +63,19 @@ def make(folder: Path, views: tuple[tuple[bool, float, float], ...] = VIEWS, con
         cv2.imwrite(str(folder / name), photo.clip(0, 255).astype(np.uint8))
     crops.write(folder / "crops.zarr", folder, boxes, 0.0, SIZE)
     cut = Crops(folder / "crops.zarr")
-    affines = np.stack([coords.view(SIZE, *view) for view in views])
+    bank, warps = (np.stack([coords.view(SIZE, *view) for view in some]) for some in (views, WARPS))
+    train = boxes["split"].to_numpy() == "train"
+    layout = store.lay_out(bank, np.array([view[0] for view in views]), warps, train)
 
-    def compute(first: int, end: int) -> Iterator[tuple[int, Features]]:
-        for row in range(first, end):
-            items = torch.cat([_view(cut, np.array([row]), affine) for affine in affines])
-            yield (row - first) * len(affines), _features(items)
+    def compute(first: int, end: int) -> Iterator[Features]:
+        for row, view in layout.items[first:end]:
+            yield _features(_view(cut, np.array([row]), layout.views[view]))
 
     spec = {"rows": images, "crops": cut.fingerprint(), "backbone": "texture", "bank": [list(view) for view in views]}
-    mirrored = np.array([view[0] for view in views])
     path = folder / "trained.zarr"
-    (folder / "scratch").mkdir()
-    store.build(path, folder / "scratch", spec, affines, mirrored, compute, SHAPES)
+    for name in ("scratch", "backbone"):
+        (folder / name).mkdir()
+    store.build(path, folder / "scratch", spec, layout, folder / "backbone", compute, SHAPES)
     return Texture(FeatureStore(path), cut, boxes, dots)
 
 

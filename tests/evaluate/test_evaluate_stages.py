@@ -22,7 +22,8 @@ N, TRAIN, K = 60, 40, 4
 
 PARAMS = """
 seed: 0
-evaluate: {protocols: [canonical, k2l-mafl, tusk-wild], pck: [0.05, 0.1], raw: 0.2, ced_limit: 0.2, bootstrap: 50}
+evaluate: {protocols: [canonical, k2l-mafl, tusk-wild], pck: [0.05, 0.1], raw: 0.2, ced_limit: 0.2, bootstrap: 50,
+  warps: {count: 1, rotate: 20, scale: 0.15, shift: 0.05}}
 """
 
 

@@ -81,7 +81,7 @@ def test_forward_nme_of_the_mean_shape_by_hand(finished: Project) -> None:
 def test_predictions_lie_in_the_photographs(finished: Project) -> None:
     found = read_predictions(finished.root / "artifacts/predictions/zeroshot.h5")
     assert found.xy.shape == (24, 10, 2)
-    assert found.view_xy.shape == (24, 3, 10, 2)
+    assert found.view_xy.shape == (24, 5, 10, 2)
     assert (found.split == "test").sum() == 8
     assert found.dense_xy.min() > -0.5
     assert found.dense_xy.max() < 80

@@ -32,7 +32,7 @@ class Project:
         root.mkdir(parents=True)
         for name in ("stages", "uld"):
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
+        for name in ("dvc.yaml", "params.yaml", "pyproject.toml", ".gitignore", ".dvcignore"):
             shutil.copy(ROOT / name, root)
         shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
         project = Project(root)

@@ -88,10 +88,11 @@ def test_maps_of_a_model_with_a_detector(tex: Texture) -> None:
     _, head = heads()
     source = from_store(tex.store, head, tex.crops, tex.boxes)
     assert source.detects and source.grid == GRID
-    np.testing.assert_array_equal(source.views, tex.store.views)
-    np.testing.assert_array_equal(source.mirrored, tex.store.mirrored)
-    rows = np.array([6, 1])
-    for view in (0, 4):
+    np.testing.assert_array_equal(source.views, tex.store.views[:6])
+    np.testing.assert_array_equal(source.mirrored, tex.store.flipped[:6])
+    assert source.warps == range(6, 8)
+    for rows, view in (([6, 1], 0), ([5, 1], 4), ([6, 7], 7)):
+        rows = np.array(rows)
         descriptors, heat = source.maps(rows, view)
         want, logits = head.maps(tex.store.read(rows, view))
         assert torch.equal(descriptors, want) and torch.equal(source.describe(rows, view), want)
@@ -123,7 +124,7 @@ def test_codes_of_a_model_with_a_pose_part(tex: Texture) -> None:
     head = heads()[1].with_pose(pose.without_decoder()).eval()
     source = from_store(tex.store, head, tex.crops, tex.boxes)
     assert source.poses and source.detects
-    rows = np.array([6, 1])
+    rows = np.array([5, 1])
     for view in (0, 4):
         heat = source.maps(rows, view)[1]
         codes = source.codes(heat)

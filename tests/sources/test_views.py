@@ -34,7 +34,7 @@ class Views:
 
     def __init__(self, *views: tuple[bool, float, float]) -> None:
         self.views = np.stack([coords.view(SIZE, *view) for view in views])
-        self.mirrored = np.array([view[0] for view in views])
+        self.flipped, self.bank = np.array([view[0] for view in views]), len(views)
 
 
 def bank(*views: tuple[bool, float, float], grid: int = GRID) -> Bank:
@@ -168,7 +168,7 @@ def test_each_image_in_its_own_view(tex: Texture) -> None:
 
 
 def test_the_store_reads_the_maps_that_are_wanted(tex: Texture) -> None:
-    opened, rows = FeatureStore(tex.store.path), np.array([6, 1, 2])
+    opened, rows = FeatureStore(tex.store.path), np.array([5, 1, 2])
     whole = opened.read(rows, 3)
     assert list(whole) == ["l00_t5", "l10_t5"]
     for names in (["l10_t5"], ["l10_t5", "l00_t5"], []):
@@ -182,7 +182,7 @@ def test_the_store_reads_the_maps_that_are_wanted(tex: Texture) -> None:
 def test_few_maps_are_open_at_a_time(tex: Texture, monkeypatch: pytest.MonkeyPatch) -> None:
     """And another thread may close them all at any moment."""
     monkeypatch.setattr(store, "OPEN_MAPS", 1)
-    rows, views = np.array([6, 1, 2]), np.array([3, 0, 3])
+    rows, views = np.array([5, 1, 2]), np.array([3, 0, 3])
     opened = FeatureStore(tex.store.path)
     for _ in range(2):
         found = opened.views_of(rows, views, opened.names)

@@ -36,7 +36,8 @@ seed: 0
 dataset: folder
 variants: {found: {}, mean_shape: {}}
 rounds: {}
-evaluate: {protocols: [canonical, ols], pck: [0.1], raw: 0.2, ced_limit: 0.2, bootstrap: 20}
+evaluate: {protocols: [canonical, ols], pck: [0.1], raw: 0.2, ced_limit: 0.2, bootstrap: 20,
+  warps: {count: 1, rotate: 20, scale: 0.15, shift: 0.05}}
 report: {row: found, grid: 7, worst: 3, tables: {}}
 """
 VOID = {"meta", "link", "img"}

@@ -1,5 +1,6 @@
-"""The training loop ends in the same bytes however often it was stopped on the way."""
+"""The training loop does what a plain loop does, and ends in the same bytes however often it was stopped on the way."""
 
+import copy
 import math
 import os
 import signal
@@ -7,15 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from uld.base import stop
 from uld.base.errors import ULDError
 from uld.training import fit as loop
-from uld.training.fit import optimise
+from uld.training.ema import Ema
+from uld.training.fit import fit, optimiser_state
 
 STEPS = 9
 START = torch.tensor([[0.3, -0.2, 0.5], [0.1, 0.7, -0.4]])
@@ -34,7 +38,7 @@ class Task:
         self._at, self._steps = at, steps
 
     def run(self, state: Path, **changes: Any) -> pd.DataFrame:
-        return optimise(self.model, self.optimiser, self._steps, self._step, state, "round one", **changes)
+        return fit(self.model, [self.optimiser], self._steps, self._step, state, "round one", **changes)
 
     def weights(self) -> Tensor:
         return torch.cat([value.detach().flatten() for value in self.model.parameters()])
@@ -61,19 +65,19 @@ def whole(tmp_path: Path) -> tuple[Task, pd.DataFrame]:
 
 
 @pytest.mark.parametrize("keep", [1, 4, 50])
-@pytest.mark.parametrize("stop", range(STEPS))
+@pytest.mark.parametrize("at", range(STEPS))
 def test_stopped_at_any_step_and_resumed(
-    whole: tuple[Task, pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, keep: int
+    whole: tuple[Task, pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, keep: int
 ) -> None:
     monkeypatch.setattr(loop, "KEEP_EVERY", keep)
     state = tmp_path / "state.pt"
-    first = Task(lambda number: ask(number) if number == stop else None)
-    with pytest.raises(stop.Interrupted, match=f"^round one saved at step {stop + 1} of 9; run again to go on"):
+    first = Task(lambda number: ask(number) if number == at else None)
+    with pytest.raises(stop.Interrupted, match=f"^round one saved at step {at + 1} of 9; run again to go on"):
         first.run(state)
-    assert first.seen == list(range(stop + 1)) and state.is_file()
+    assert first.seen == list(range(at + 1)) and state.is_file()
     second = Task()
     history = second.run(state)
-    assert second.seen == list(range(stop + 1, STEPS))
+    assert second.seen == list(range(at + 1, STEPS))
     assert torch.equal(second.weights(), whole[0].weights())
     pd.testing.assert_frame_equal(history, whole[1], check_exact=True)
     assert not state.exists() and not second.model.training
@@ -150,9 +154,11 @@ def test_a_loss_that_is_not_finite(tmp_path: Path, what: str, at: int, value: fl
             weight = weight * value if what == "loss" else (weight - weight.detach()).abs().sqrt()  # 0, steep
         return weight.sum(), {"nll": torch.tensor(0.125)}
 
-    told = rf"^round one: the loss is .+ and its gradient (nan|inf) at step {at} \(nll 0.125\): lower its learning rate"
+    told = (
+        rf"^round one: at step {at} the loss is .+ and the gradient norm (nan|inf); nll 0.125: lower its learning rate"
+    )
     with pytest.raises(ULDError, match=told):
-        optimise(task.model, task.optimiser, STEPS, step, tmp_path / "state.pt", "round one")
+        fit(task.model, [task.optimiser], STEPS, step, tmp_path / "state.pt", "round one")
     assert task.weights().isfinite().all()  # it never reached them
 
 
@@ -171,3 +177,242 @@ def test_signals_are_as_before(whole: tuple[Task, pd.DataFrame], tmp_path: Path)
     with pytest.raises(stop.Interrupted):
         Task(ask).run(tmp_path / "state.pt")
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+# --- several optimisers, a schedule, an average, a watch ---
+
+
+def schedule(number: int) -> float:
+    """Up over four steps, then down."""
+    return min(1.0, (number + 1) / 4) * 0.9**number
+
+
+def decay(number: int) -> float:
+    return min(0.9, (number + 1) / (number + 3))
+
+
+class Look:
+    """Takes an error every two steps, keeps a copy of the best average, and ends the training after `patience`."""
+
+    every = 2
+
+    def __init__(self, model: nn.Module, patience: int) -> None:
+        self.model, self.patience = model, patience
+        self.errors: list[float] = []
+        self.best: dict[str, Tensor] = {}
+        self.looks: list[int] = []  # not remembered
+
+    def after(self, done: int) -> bool:
+        error = float(abs(self.model[0].weight.detach().norm() - 0.9))
+        if error < min(self.errors, default=math.inf):
+            self.best = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.errors.append(error)
+        self.looks.append(done)
+        return len(self.errors) >= self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"errors": self.errors, "best": self.best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.errors, self.best = state["errors"], state["best"]
+
+
+class Rich:
+    """A network with BatchNorm under Adam in two groups and plain descent with momentum, with all extras."""
+
+    def __init__(self, patience: int = 99, first: int = 0) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2))
+        self.average = copy.deepcopy(self.model)
+        groups = [{"params": [self.model[0].weight]}, {"params": [self.model[0].bias], "lr": 0.02}]
+        rest = [*self.model[1].parameters(), *self.model[3].parameters()]
+        self.optimisers = [torch.optim.Adam(groups, lr=0.1), torch.optim.SGD(rest, lr=0.05, momentum=0.9)]
+        self.look = Look(self.average, patience)
+        self.first = first
+        self.history = pd.DataFrame()
+
+    def loss(self, number: int) -> Tensor:
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(number))
+        return ((self.model(x) - x[:, :2]) ** 2).mean()
+
+    def run(self, state: Path, steps: int = STEPS, at: int | None = None, **changes: Any) -> "Rich":
+        def step(number: int) -> tuple[Tensor, dict[str, Tensor]]:
+            if number == at:
+                ask(number)
+            return self.loss(self.first + number), {}
+
+        extras = {"schedule": schedule, "targets": [Ema(self.average, self.model, decay)], "watch": self.look}
+        extras |= {"first_step": self.first} | changes
+        self.history = fit(self.model, self.optimisers, steps, step, state, "rich", 0.5, **extras)
+        return self
+
+    def bytes(self) -> list[bytes]:
+        """All that a run leaves behind."""
+        states = [self.model.state_dict(), self.average.state_dict(), optimiser_state(self.optimisers), self.look.best]
+        return [*map(save, states), self.history.to_csv().encode(), repr(self.look.errors).encode()]
+
+
+def test_it_is_a_plain_loop(tmp_path: Path) -> None:
+    """Two optimisers, three groups, a schedule, an average: written out."""
+    want, first = Rich(), 5
+    moved = copy.deepcopy(want.model)
+    rates = [0.1, 0.02, 0.05]
+    groups = [group for optimiser in want.optimisers for group in optimiser.param_groups]
+    want.model.train()
+    losses = []
+    for number in range(first, first + STEPS):
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate * schedule(number)
+        loss = want.loss(number)
+        for optimiser in want.optimisers:
+            optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(want.model.parameters(), 0.5)
+        for optimiser in want.optimisers:
+            optimiser.step()
+        source = want.model.state_dict()
+        for name, value in moved.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(source[name], 1 - decay(number))
+            else:
+                value.copy_(source[name])
+        losses.append(loss.item())
+    got = Rich(first=first).run(tmp_path / "state.pt")
+    assert got.history["loss"].tolist() == losses
+    assert save(got.model.state_dict()) == save(want.model.state_dict())
+    assert save(got.average.state_dict()) == save(moved.state_dict())
+    assert save(optimiser_state(got.optimisers)) == save(optimiser_state(want.optimisers))
+    assert [group["lr"] for optimiser in got.optimisers for group in optimiser.param_groups] == rates  # as given
+
+
+@pytest.mark.parametrize("keep", [1, 3, 50])
+@pytest.mark.parametrize("patience", [3, 99])
+def test_all_of_it_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int, keep: int) -> None:
+    """Stopped at every step, also at the one that ends the training early."""
+    monkeypatch.setattr(loop, "KEEP_EVERY", keep)
+    whole = Rich(patience).run(tmp_path / "state.pt")
+    done = min(STEPS, 2 * patience)
+    assert len(whole.history) == done and whole.look.looks == [*range(2, done + 1, 2), *[done] * (done % 2)]
+    for at in range(done):
+        with pytest.raises(stop.Interrupted, match=f"rich saved at step {at + 1} of 9"):
+            Rich(patience).run(tmp_path / "state.pt", at=at)
+        assert Rich(patience).run(tmp_path / "state.pt").bytes() == whole.bytes(), at
+
+
+def test_a_look_is_kept(tmp_path: Path) -> None:
+    """A crash after it does not repeat it: it may take long."""
+    first, second = Rich(), Rich()
+
+    def die(number: int) -> float:
+        if number == 5:
+            raise KeyboardInterrupt
+        return schedule(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        first.run(tmp_path / "state.pt", schedule=die)
+    assert first.look.looks == [2, 4]
+    assert second.run(tmp_path / "state.pt").look.looks == [6, 8, 9]
+    assert second.bytes() == Rich().run(tmp_path / "state.pt").bytes()
+
+
+def test_two_rounds_are_one(tmp_path: Path) -> None:
+    """The schedule and the decay go on at the global step, and the optimisers where they were."""
+    whole = Rich().run(tmp_path / "state.pt", watch=None)
+    first = Rich().run(tmp_path / "state.pt", 4, watch=None)
+    second = Rich(first=4)
+    second.model.load_state_dict(first.model.state_dict())
+    second.average.load_state_dict(first.average.state_dict())
+    carried = optimiser_state(first.optimisers)
+    kept = save(carried)
+    with pytest.raises(stop.Interrupted):
+        second.run(tmp_path / "state.pt", STEPS - 4, at=2, watch=None, carried=carried)
+    assert save(carried) == kept  # the caller's own
+    third = Rich(first=4).run(tmp_path / "state.pt", STEPS - 4, watch=None, carried=carried)
+    assert third.history["step"].tolist() == [*range(STEPS - 4)]
+    assert third.bytes()[:3] == whole.bytes()[:3]
+
+
+def test_a_carried_state_brings_no_learning_rate(tmp_path: Path) -> None:
+    first, second = Task(), Task(steps=1)
+    first.run(tmp_path / "state.pt")
+    before = second.weights()
+    second.optimiser = torch.optim.Adam(second.model.parameters(), lr=0.0)
+    second.run(tmp_path / "state.pt", carried=optimiser_state([first.optimiser]))
+    assert torch.equal(second.weights(), before)
+
+
+def test_a_carried_state_of_another_model(tmp_path: Path) -> None:
+    task, other = Task(), nn.Linear(3, 5)
+    optimiser = torch.optim.Adam(other.parameters())
+    other(torch.ones(1, 3)).sum().backward()
+    optimiser.step()
+    with pytest.raises(ULDError, match=r"round one: the optimiser state .* does not fit .*\(5, 3\).* begin anew"):
+        task.run(tmp_path / "state.pt", carried=optimiser_state([optimiser]))
+    with pytest.raises(ULDError, match="does not fit"):
+        task.run(tmp_path / "state.pt", carried={"1.0.exp_avg": torch.zeros(2, 3)})
+    assert not task.seen
+
+
+def test_momentum_that_was_never_used_is_not_carried() -> None:
+    task = Task()
+    task.optimiser = torch.optim.SGD(task.model.parameters(), lr=0.1)
+    task.model(torch.ones(1, 3)).sum().backward()
+    task.optimiser.step()
+    assert optimiser_state([task.optimiser]) == {}
+
+
+def test_without_a_clip_the_gradient_stays(tmp_path: Path) -> None:
+    moved = []
+    for clip in (None, 1e6):
+        task = Task(steps=1)
+        task.optimiser = torch.optim.SGD(task.model.parameters(), lr=1.0)
+        task.run(tmp_path / "state.pt", clip=clip)
+        moved.append(task.weights())
+    assert torch.equal(*moved)
+
+
+def test_a_target_with_buffers_of_its_own(tmp_path: Path) -> None:
+    task = Rich()
+    task.run(tmp_path / "state.pt", targets=[Ema(task.average, task.model, 0.5, buffers=False)])
+    assert task.average[1].running_mean.eq(0).all() and task.model[1].running_mean.ne(0).all()
+    assert not torch.equal(task.average[0].weight, Rich().model[0].weight)
+
+
+def test_the_ends_of_the_decay() -> None:
+    """1: the target rests. 0: it is the source, and so are its counters."""
+    source = nn.BatchNorm1d(3)
+    source(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)))
+    target = nn.BatchNorm1d(3)
+    before = save(target.state_dict())
+    Ema(target, source, 1.0, buffers=False).update(0)
+    assert save(target.state_dict()) == before
+    Ema(target, source, lambda number: 0.0).update(7)
+    assert save(target.state_dict()) == save(source.state_dict())
+    with pytest.raises(ValueError, match="differ in"):
+        Ema(nn.Linear(3, 3), source, 0.5).update(0)
+
+
+def test_the_state_can_stay(tmp_path: Path) -> None:
+    """Until the caller has written the result: a disk may be full."""
+    whole = Rich().run(tmp_path / "state.pt", keep_state=True)
+    again = Rich().run(tmp_path / "state.pt", keep_state=True, at=0)  # no step is left that could be stopped
+    assert again.bytes() == whole.bytes() and not again.look.looks
+
+
+def test_a_state_of_another_version(tmp_path: Path) -> None:
+    torch.save({"model": {}, "optimiser": {}, "lines": []}, tmp_path / "state.pt")
+    with pytest.raises(ULDError, match=r"round one: .*state.pt was written by another version .*: delete it"):
+        Task().run(tmp_path / "state.pt")
+
+
+def test_lines_where_there_is_no_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loop, "KEEP_EVERY", 4)
+    history = Task().run(tmp_path / "state.pt")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["round one step 4 of 9", "round one step 8 of 9"]
+    told = dict(part.split(" ") for part in lines[1].split(": ")[1].split(", "))
+    assert list(told) == ["loss", "off", "mean"]
+    assert float(told["loss"]) == pytest.approx(np.mean(history["loss"][4:8]), rel=1e-3)  # since the last line

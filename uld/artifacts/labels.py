@@ -1,38 +1,58 @@
 """Pseudo-labels of a round: artifacts/labels/<round>/labels.h5."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from uld.artifacts.files import given, read_arrays, write_arrays
+from uld.artifacts.files import read_arrays, write_arrays
+
+OWN = "own/"
+POSE = "pose"  # name of the pose cluster among a label's own arrays (two-stage clustering)
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Pseudo-labels of a round (artifacts/labels/R/labels.h5), one line a labelled point, sorted by view and image.
+    """M labelled points of training images and of their mirror images, sorted by `flipped` and image.
 
-    image (M,) int64 rows of boxes.csv; view (M,) int64: the view of the bank that was labelled, the plain or the
-    mirrored one; label (M,) int64 landmark, at most one of each in a view of an image; xy (M, 2) float32 image pixels;
-    score (M,) float32, cosine to the centroid; detected (M,) bool: a detection and not a dense match; pose (M,) int64
-    pose cluster of the image in that view, of two-stage clustering only.
+    image (M,) int64 rows of boxes.csv; flipped (M,) bool: seen in the mirror image; label (M,) int64 landmark, at most
+    one of each in an image and flip; xy (M, 2) float32 image pixels, also of a point that was seen in the mirror image;
+    score (M,) float32, cosine to the centroid; detected (M,) bool: a detection and not a dense match.
+    own: arrays of a method's own beside them, by name, as `pose` (M,) of two-stage clustering.
     """
 
     image: NDArray[np.int64]
-    view: NDArray[np.int64]
+    flipped: NDArray[np.bool_]
     label: NDArray[np.int64]
     xy: NDArray[np.float32]
     score: NDArray[np.float32]
     detected: NDArray[np.bool_]
-    pose: NDArray[np.int64] | None = None
+    own: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """How many landmarks the labels tell apart: the largest label and 1."""
+        return int(self.label.max(initial=-1)) + 1
+
+    def own_of(self, name: str, rows: NDArray[np.int64], flipped: bool) -> NDArray[np.int64]:
+        """A whole number (n,) that all labels of an image share, for the images `rows` (n,), sorted; -1 without any."""
+        value = np.full(len(rows), -1, dtype=np.int64)
+        mine = (self.flipped == flipped) & np.isin(self.image, rows)
+        if name in self.own:
+            value[np.searchsorted(rows, self.image[mine])] = self.own[name][mine]
+        return value
 
 
 def write_labels(path: Path, labels: Labels) -> None:
-    """Write artifacts/labels/R/labels.h5."""
-    write_arrays(path, given(labels))
+    """Write artifacts/labels/<round>/labels.h5."""
+    arrays = {name: value for name, value in vars(labels).items() if name != "own"}
+    write_arrays(path, arrays | {OWN + name: value for name, value in labels.own.items()})
 
 
 def read_labels(path: Path) -> Labels:
-    """Read artifacts/labels/R/labels.h5."""
-    return Labels(**read_arrays(path, "cluster"))
+    """Read artifacts/labels/<round>/labels.h5."""
+    arrays = read_arrays(path, "cluster")
+    own = {name.removeprefix(OWN): arrays.pop(name) for name in list(arrays) if name.startswith(OWN)}
+    return Labels(**arrays, own=own)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uld.artifacts.files import given, read_arrays, write_arrays
+from uld.base.errors import ULDError
 
 
 @dataclass(frozen=True)
@@ -14,8 +15,8 @@ class PoseCentroids:
     """Landmarks that are looked for differently in each of Q poses (two-stage clustering).
 
     codes (Q, C) float32 centroids of pose codes; landmarks (Q, K, D) float32 centroids of each pose, slot k of each is
-    landmark k; counts (Q,) int64 images; places (V, Q, K, 2) float32 cells: where they are looked for in a plain and,
-    V = 2, a mirrored map; None: anywhere alike.
+    landmark k; counts (Q,) int64 images; places (F, Q, K, 2) float32 cells: where they are looked for in a plain and,
+    F = 2, a mirrored map; None: anywhere alike.
     """
 
     codes: NDArray[np.float32]
@@ -41,6 +42,16 @@ class Landmarks:
     sample: NDArray[np.float16]
     sample_label: NDArray[np.int64]
     poses: PoseCentroids | None = None
+
+    def known_poses(self) -> PoseCentroids:
+        """The pose clusters.
+
+        Raises:
+            ULDError: there are none.
+        """
+        if self.poses is None:
+            raise ULDError("these landmarks have no pose clusters: discover them with a two-stage method (duld_pp).")
+        return self.poses
 
 
 def write_landmarks(path: Path, landmarks: Landmarks) -> None:

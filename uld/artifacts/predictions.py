@@ -7,42 +7,46 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uld.artifacts.files import given, read_arrays, write_arrays
+from uld.artifacts.files import read_arrays, write_arrays
+from uld.artifacts.found import Found
+
+WARPED = "warped/"
+
+
+@dataclass(frozen=True)
+class Warped:
+    """Landmarks found again in warped test images.
+
+    rows (T,) int64 of boxes.csv; xy (T, E, K, 2): dense matches in each of the evaluation's E warps, in image pixels.
+    """
+
+    rows: NDArray[np.int64]
+    xy: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Landmarks of all images for one table row (artifacts/predictions/V.h5), image pixels.
+    """What one table row finds in all N images.
 
-    images (N,) ids and split (N,) in the order of boxes.csv; xy (N, K, 2) float32, NaN = not detected, with score
-    (N, K) (higher is surer, NaN where absent); dense_xy (N, K, 2) and dense_score: the best match of each landmark
-    anywhere in the ROI, detected or not; view_xy (N, V, K, 2): the dense prediction made in view v of the
-    bank, mapped back to the image (v = 0 is the untouched view); mirrored (V,) bool. Of two-stage clustering only:
-    pose (N,) int64, and pose_margin (N,) float32: distance to the nearest pose over that to the second nearest, 0 to 1.
+    images (N,) ids and split (N,), in the order of boxes.csv; found: of the N images, in image pixels; warped: of the
+    test images under the evaluation's warps.
     """
 
     images: NDArray[Any]
     split: NDArray[Any]
-    xy: NDArray[np.float32]
-    score: NDArray[np.float32]
-    dense_xy: NDArray[np.float32]
-    dense_score: NDArray[np.float32]
-    view_xy: NDArray[np.float32]
-    mirrored: NDArray[np.bool_]
-    pose: NDArray[np.int64] | None = None
-    pose_margin: NDArray[np.float32] | None = None
-
-    @property
-    def filled_xy(self) -> NDArray[np.float32]:
-        """(N, K, 2): detections where there are some, the best match elsewhere."""
-        return np.where(np.isfinite(self.xy), self.xy, self.dense_xy)
+    found: Found
+    warped: Warped
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Write artifacts/predictions/V.h5."""
-    write_arrays(path, given(predictions))
+    """Write artifacts/predictions/<row>.h5."""
+    arrays = {"images": predictions.images, "split": predictions.split, **predictions.found.given()}
+    write_arrays(path, arrays | {WARPED + name: value for name, value in vars(predictions.warped).items()})
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Read artifacts/predictions/V.h5."""
-    return Predictions(**read_arrays(path, "predict"))
+    """Read artifacts/predictions/<row>.h5."""
+    arrays = read_arrays(path, "predict")
+    images, split = arrays.pop("images"), arrays.pop("split")
+    warped = {name.removeprefix(WARPED): arrays.pop(name) for name in list(arrays) if name.startswith(WARPED)}
+    return Predictions(images, split, Found(**arrays), Warped(**warped))

@@ -24,6 +24,8 @@ from uld.base.errors import ParamsError
 T = TypeVar("T")
 
 CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
+# keys of the first version's params.yaml -> what they are called now
+RENAMED = {"variants": "rows", "steps": "methods", "networks": "stores"}
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -49,16 +51,38 @@ def read(kind: Any, key: str, path: Path = Path("params.yaml")) -> Any:
     Raises:
         ParamsError: naming the full path of each unknown, missing or wrongly typed key.
     """
-    block: Any = load(path)
+    return build(kind, find(load(path), key, str(path)), key, str(path))
+
+
+def find(tree: dict[str, Any], key: str, where: str = "params.yaml") -> Any:
+    """What stands at the dotted `key` of a tree.
+
+    Raises:
+        ParamsError: a name of the key is missing; it tells which ones are there.
+    """
+    block: Any = tree
     done: list[str] = []
+    if key.split(".")[0] not in tree and (said := outdated(tree, where)):
+        raise ParamsError(said)
     for name in key.split("."):
         if not isinstance(block, dict) or name not in block:
             there = ", ".join(map(str, block)) if isinstance(block, dict) else "no keys"
             place = ".".join(done) or "the top"
-            raise ParamsError(f"{path}: key '{key}' is missing: no '{name}' under {place} (there: {there}).")
+            raise ParamsError(f"{where}: key '{key}' is missing: no '{name}' under {place} (there: {there}).")
         block = block[name]
         done.append(name)
-    return build(kind, block, key, str(path))
+    return block
+
+
+def outdated(tree: dict[str, Any], where: str = "params.yaml") -> str:
+    """What was renamed, if a tree has keys that an earlier version of uld called so; else nothing."""
+    old = [f"{name} is {RENAMED[name]} now" for name in RENAMED if name in tree and RENAMED[name] not in tree]
+    if not old:
+        return ""
+    return (
+        f"{where} is of an earlier version of uld, and keys have other names now: {', '.join(old)}. Rename them, or "
+        "begin with a new file: `uld new FOLDER --images PATH` writes one."
+    )
 
 
 def build(kind: type[T], block: Any, key: str, where: str = "params.yaml") -> T:

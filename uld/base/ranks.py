@@ -103,13 +103,13 @@ class _Whole(torch.autograd.Function):
 
 def average(model: nn.Module) -> None:
     """Replace each gradient by its mean over the processes."""
-    slopes = [one.grad for one in model.parameters() if one.grad is not None]
-    if runtime.processes() == 1 or not slopes:
+    gradients = [one.grad for one in model.parameters() if one.grad is not None]
+    if runtime.processes() == 1 or not gradients:
         return
-    flat = torch.cat([one.flatten() for one in slopes])
+    flat = torch.cat([one.flatten() for one in gradients])
     dist.all_reduce(flat)
     flat /= runtime.processes()
-    for one, mean in zip(slopes, flat.split([one.numel() for one in slopes]), strict=True):
+    for one, mean in zip(gradients, flat.split([one.numel() for one in gradients]), strict=True):
         one.copy_(mean.view_as(one))
 
 

@@ -4,14 +4,18 @@ import logging
 from dataclasses import dataclass
 from functools import cache
 from math import prod
+from typing import Annotated
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass as closed
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from uld.base import runtime
 from uld.base.errors import ULDError
+from uld.base.params import CLOSED
 from uld.cluster.spool import Table, pieces
 
 log = logging.getLogger(__name__)
@@ -20,6 +24,15 @@ SEEDING_POINTS = 50_000  # k-means++ draws its seeds among so many points; the i
 # multiply-adds an iteration up to which one thread serves, and a GPU does not pay: with several threads, faiss takes 30
 # times longer on busy cores
 ONE_THREAD = 2 * 10**9
+
+
+@closed(frozen=True, config=CLOSED)
+class KMeansParams:
+    """How points are clustered."""
+
+    max_points: Annotated[int, Field(ge=1)]  # that the centroids are fitted on; of more, so many are drawn
+    restarts: Annotated[int, Field(ge=1)]
+    iterations: Annotated[int, Field(ge=1)]  # of Lloyd, at most, each time
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,14 @@ def fit(
         order = np.argsort(-counts, kind="stable")
         centroids, counts, labels = centroids[order], counts[order], np.argsort(order)[labels]
     return Clusters(centroids, labels, distance, counts, float(distance.sum(dtype=np.float64)), len(used))
+
+
+def fitted(
+    x: Table, k: int, rng: np.random.Generator, params: KMeansParams, init: NDArray[np.float32] | None = None
+) -> Clusters:
+    """`fit` with a block of params."""
+    p = params
+    return fit(x, k, rng, restarts=p.restarts, iterations=p.iterations, cap=p.max_points, init=init)
 
 
 def nearest(x: Table, centroids: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

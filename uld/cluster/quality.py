@@ -1,18 +1,10 @@
 """Figures of a clustering that need no annotation (quality.json of docs/artifacts.md)."""
 
-from collections.abc import Callable
-
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from uld.base import runtime
 from uld.cluster.kmeans import Clusters
 from uld.cluster.spool import Table
-from uld.geometry import coords
-from uld.geometry.frames import Rows
-from uld.methods.base import Source
 
 SAMPLE = 10_000  # points that the two scores are computed on: the silhouette is quadratic in them
 
@@ -37,36 +29,10 @@ def quality(x: Table, clusters: Clusters, rng: np.random.Generator) -> dict[str,
         "empty_clusters": len(clusters.counts) - len(filled),
     }
     pick = np.sort(rng.choice(len(x), min(SAMPLE, len(x)), replace=False))
-    return figures | _scores(x[pick], clusters.labels[pick])
+    return figures | scores(x[pick], clusters.labels[pick])
 
 
-def of_landmarks(
-    source: Source, find: Callable[[Rows], NDArray[np.float32]], rows: Rows, rng: np.random.Generator
-) -> dict[str, float]:
-    """The two scores of the landmarks as they are found: their descriptors, an image a point of each cluster.
-
-    What methods cluster differs (pixels, detections); this does not, so methods compare (table 3 of D-ULD++).
-
-    Args:
-        find: rows (B,) -> dense landmarks (B, K, 2) in cells.
-        rows: training images.
-        rng: draws the images, where there are more points than `SAMPLE`.
-    """
-    count = find(rows[:1]).shape[1]
-    if not count:
-        return {}
-    chosen = np.sort(rng.choice(rows, min(len(rows), max(1, SAMPLE // count)), replace=False))
-    parts = []
-    for batch in runtime.batches(chosen):
-        maps = source.describe(batch)
-        at = torch.from_numpy(find(batch)).to(maps.device)
-        parts.append(F.normalize(coords.sample(maps, at), dim=2).cpu().numpy())
-    found = np.concatenate(parts)
-    scores = _scores(found.reshape(-1, found.shape[2]), np.tile(np.arange(count), len(found)))
-    return {f"landmark_{name}": value for name, value in scores.items()}
-
-
-def _scores(x: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
+def scores(x: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
     """Silhouette and Calinski-Harabasz score; nothing where they are not defined."""
     if not 2 <= len(np.unique(labels)) < len(labels):
         return {}

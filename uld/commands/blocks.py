@@ -21,6 +21,7 @@ from uld.training.bootstrap import BootstrapParams, teacher
 
 BLOCKS: dict[str, Any] = {
     "seed": int,
+    "code": str,
     "dataset": str,
     "source": str,
     "roi": roi.RoiParams,
@@ -68,7 +69,10 @@ def problems(path: Path) -> list[str]:
     keys = [*BLOCKS]
     for table in TABLES:
         keys += [f"{table}.{name}" for name in tree.get(table) or {}]
-    found = [f"{path}: {key}: unknown key (misspelt?)" for key in tree if key not in BLOCKS and key not in TABLES]
+    unknown = [key for key in tree if key not in BLOCKS and key not in TABLES]
+    if set(unknown) & params.RENAMED.keys():
+        return [params.outdated(tree, str(path))]
+    found = [f"{path}: {key}: unknown key (misspelt?)" for key in unknown]
     for key in keys:
         try:
             read(key, tree)

@@ -69,38 +69,57 @@ def predict(
     _run(work)
 
 
-@app.command(epilog="`uld table --set p5 --format md`, `uld table ablation --experiments`")
+@app.command(epilog="`uld table --set p5 --format md`, `uld table --project studies/ablation --kept seeds.csv`")
 def table(
     name: Annotated[str | None, typer.Argument(help="A table of report.tables; without one, every row.")] = None,
+    project: Annotated[Path, typer.Option(help="The folder of a project.")] = Path(),
+    all_: Annotated[bool, typer.Option("--all", help="A table for each project: the root and its studies.")] = False,
     markup: Annotated[str | None, typer.Option("--set", help="Mark-up; if none is named, p68 or the first.")] = None,
     protocol: Annotated[str | None, typer.Option(help="Of the evaluation; if none is named, the first.")] = None,
     points: Annotated[Points, typer.Option(help="The best match in every image, detections, or both.")] = Points.dense,
     experiments: Annotated[bool, typer.Option("--experiments", help="Of `dvc exp run`: mean ± deviation.")] = False,
-    metrics: Annotated[Path, typer.Option(help="A folder with metrics, or with seed-0, seed-1...")] = Path("metrics"),
-    every: Annotated[bool, typer.Option("--all", help="Every figure, not only the main ones.")] = False,
+    kept: Annotated[Path | None, typer.Option(help="Of a table of runs, such as seeds.csv: mean ± deviation.")] = None,
+    write: Annotated[Path | None, typer.Option(help="With --experiments: the table of runs to add them to.")] = None,
+    every: Annotated[bool, typer.Option("--every", help="Every figure, not only the main ones.")] = False,
     published: Annotated[bool, typer.Option("--published", help="With the paper's errors, on other images.")] = False,
     format: Annotated[Format, typer.Option(help="For the terminal, as Markdown, or with plain numbers.")] = Format.text,
 ) -> None:
-    """Show the results: a line a row of the table `variants`.
+    """Show the results of a project: a line a row of its table `variants`.
 
     Errors stand with their 95 % interval over test images; docs/evaluation.md says how to read them. With
-    --experiments, runs that differ in nothing but the seed share a line, and other params that differ are columns. With
-    --published, forward / backward NME as the paper reports it stands behind (not in CSV): other images, so it is the
-    order of the rows that compares.
+    --experiments or --kept, runs that differ in nothing but the seed share a line, and other params that differ are
+    columns. With --published, forward / backward NME as the paper reports it stands behind (not in CSV): other images,
+    so it is the order of the rows that compares.
     """
 
     def work() -> None:
-        from uld.base.errors import ULDError
-        from uld.commands import experiments as kept
-        from uld.commands import table
+        from uld.commands import kept as runs
+        from uld.commands import projects
+        from uld.commands import table as tables
+        from uld.commands.experiments import kept_by_dvc
 
-        if experiments and metrics != Path("metrics"):
-            raise ULDError("--experiments are read from DVC and --metrics from a folder: give one of them.")
-        choice = table.Choice(protocol, markup, points.value, every, table.named(name) if name else None)
-        results = kept.results(choice) if experiments else table.of_run(choice, metrics)
-        table.show(table.with_paper(results) if published else results, format.value)
+        _refuse_together(experiments, kept, write, all_, format)
+        look = projects.Look(name, tables.Choice(protocol, markup, points.value, every), experiments, kept, published)
+        with projects.entered(project):
+            if write:
+                print(f"{write}: {runs.write(write, kept_by_dvc())} lines")
+            if all_:
+                projects.show_all(look, format.value)
+            else:
+                tables.show(look.results(), format.value)
 
     _run(work)
+
+
+def _refuse_together(experiments: bool, kept: Path | None, write: Path | None, all_: bool, how: Format) -> None:
+    from uld.base.errors import ULDError
+
+    if experiments and kept:
+        raise ULDError("--experiments are read from DVC and --kept from a file: give one of them.")
+    if write and (all_ or not experiments):
+        raise ULDError("--write keeps the --experiments of one project: add that, and leave out --all.")
+    if all_ and how == Format.csv:
+        raise ULDError("--all prints tables with different columns: for CSV name a --project.")
 
 
 @app.command(epilog="`uld grid duld_pp steps.duld_pp.cluster.landmarks steps.duld_pp.cluster.poses`")
@@ -148,6 +167,31 @@ def preset(
             presets.show_all()
         else:
             presets.show(presets.load(name, images), PARAMS, write)
+
+    _run(work)
+
+
+@app.command(epilog="`uld new mice --images ~/photographs`, then `cd mice && dvc repro`")
+def new(
+    folder: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
+    images: Annotated[Path | None, typer.Option(help="Your photographs of one kind of thing, nested anyhow.")] = None,
+    k: Annotated[int, typer.Option("--k", help="Number of landmarks.")] = 10,
+    update: Annotated[bool, typer.Option("--update", help="After an update of uld: only dvc.yaml is new.")] = False,
+) -> None:
+    """Make a project for your own photographs, to be run by `dvc repro`.
+
+    The folder gets params.yaml, dvc.yaml and a README.md that says what comes next. --update writes dvc.yaml of the
+    installed version into a project that is there, and leaves params.yaml.
+    """
+
+    def work() -> None:
+        from uld.base.errors import ULDError
+        from uld.commands import new
+
+        if update == (images is not None):
+            raise ULDError("give either --images, for a new project, or --update, for one that is there.")
+        for line in new.update(folder) if images is None else new.create(folder, images, k):
+            print(line)
 
     _run(work)
 

@@ -20,6 +20,7 @@ from uld.base import params, runtime
 from uld.base.errors import ArtifactError, NotInstalled, ULDError
 from uld.commands import blocks
 from uld.diffusion import backbone, pinned
+from uld.diffusion.extract import NetworkParams
 from uld.diffusion.training import TrainParams
 from uld.models import aggregator
 
@@ -158,9 +159,25 @@ def _dataset(tree: dict[str, Any]) -> str:
 
 def images(tree: dict[str, Any]) -> int:
     """Files that the data stage would look at."""
+    return sum(split_of(tree))
+
+
+def split_of(tree: dict[str, Any]) -> tuple[int, int]:
+    """How many of these files are to train and how many to test: as the data set says, else as they will be drawn."""
     name = tree["dataset"]
     kind = datasets.kind(name)
-    return len(kind(Path(tree["source"]), blocks.read(f"datasets.{name}", tree)).files())
+    dataset = kind(Path(tree["source"]), blocks.read(f"datasets.{name}", tree))
+    files = dataset.files()
+    tested = int((files["split"] == "test").sum())
+    if (files["split"] == "").all():  # whole groups are drawn, and neither side is empty
+        tested = min(max(1, round(dataset.test * len(files))), len(files) - 1)
+    return len(files) - tested, tested
+
+
+def items(tree: dict[str, Any], network: NetworkParams, split: tuple[int, int]) -> int:
+    """Images in views that a store holds: training images in those of the bank, test images untouched and warped."""
+    train, test = split
+    return train * len(network.views) + test * (1 + int(blocks.read("evaluate", tree).warps.count))
 
 
 def _provider(name: str, tree: dict[str, Any]) -> str:
@@ -209,7 +226,7 @@ def free(folder: Path) -> int:
 
 
 def store_bytes(tree: dict[str, Any]) -> int:
-    """Bytes of all feature stores: float16, each image and view, its latent or each timestep and layer of it.
+    """Bytes of all feature stores: float16, each image in each of its views, its latent or each timestep and layer.
 
     And the maps of the aggregators that rest.
 
@@ -228,17 +245,16 @@ def store_bytes(tree: dict[str, Any]) -> int:
         cells += stored * (side >> (len(widths) - 1 - block)) ** 2
     kept = {"features": len(readout.timesteps) * cells, "latents": latent * side**2}
     networks = [blocks.read(f"networks.{name}", tree) for name in tree["networks"]]
-    own = 2 * images(tree) * sum(len(network.views) * kept[network.keep] for network in networks)
+    split = split_of(tree)
+    own = 2 * sum(items(tree, network, split) * kept[network.keep] for network in networks)
     return own + map_bytes(tree, list(tree.get("aggregated") or {}))
 
 
 def map_bytes(tree: dict[str, Any], starts: list[str]) -> int:
-    """Bytes of what is at rest in learned starts: float16, of each image and view."""
-    total = 0
-    for name in starts:
-        views = len(blocks.read(f"networks.{blocks.read(f'starts.{name}', tree).features}", tree).views)
-        total += 2 * images(tree) * views * map_numbers(tree, name)
-    return total
+    """Bytes of what is at rest in learned starts: float16, of each image in each of its views."""
+    networks = [blocks.read(f"networks.{blocks.read(f'starts.{name}', tree).features}", tree) for name in starts]
+    split, pairs = split_of(tree), zip(starts, networks, strict=True)
+    return sum(2 * items(tree, network, split) * map_numbers(tree, name) for name, network in pairs)
 
 
 def map_numbers(tree: dict[str, Any], name: str) -> int:

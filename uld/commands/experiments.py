@@ -1,11 +1,12 @@
 """The results table over experiments: what DVC kept of `dvc exp run`, grouped by everything but the seed."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import PurePosixPath
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -17,31 +18,55 @@ from uld.report.tables import leaves
 Settings = dict[str, str]  # dotted key of params.yaml -> its value as text
 
 
-def results(choice: Choice) -> Results:
-    """Mean and standard deviation over seeds, a line for each row of each experiment since the last commit.
+@dataclass(frozen=True)
+class Run:
+    """One run of the project's pipeline.
 
-    The last commit counts as an experiment. Runs that differ in nothing but `seed` share a line; the params in which
-    the lines differ are columns.
+    code: which code it is of: a commit, or the words of a table of runs. rows: name -> metrics. rounds: name -> the
+    figures of its pose clusters, as `poses`.
+    """
+
+    code: str
+    settings: Settings
+    rows: dict[str, Tree]
+    rounds: dict[str, Tree] = field(default_factory=dict)
+
+
+def kept_by_dvc() -> list[Run]:
+    """The project's runs since the last commit, and that of the commit.
 
     Raises:
         ULDError: `dvc exp show` fails.
         ArtifactError: no experiment has metrics.
-        ParamsError: a protocol or mark-up that the metrics do not have.
     """
-    runs = [
-        (settings, row, trees[row])
-        for settings, trees in experiments(shown())
-        for row in choice.rows or trees
-        if row in trees
-    ]
+    runs = list(experiments(shown(), place()))
     if not runs:
         raise ArtifactError("no experiment has metrics yet: try `dvc exp run -S seed=1`.")
-    title, figures = figures_of([tree for _, _, tree in runs], choice)
-    taken = {"row", "seeds", *(figure.name for figure in figures)}  # `landmarks` is a param and a figure
-    settings = pd.DataFrame([one for one, _, _ in runs]).fillna("-")
-    settings = settings.rename(columns={key: f"params.{key}" for key in taken})
+    return runs
+
+
+def results(choice: Choice, runs: list[Run]) -> Results:
+    """Mean and standard deviation over seeds, a line for each row of the runs.
+
+    Runs that differ in nothing but `seed` share a line; the params in which the lines differ are columns, and so is the
+    code where it is not the same.
+
+    Raises:
+        ArtifactError: no run has one of the rows.
+        ParamsError: a protocol or mark-up that the metrics do not have.
+    """
+    rows = choice.rows or dict.fromkeys(row for run in runs for row in run.rows)
+    found = [(run, row, run.rows[row]) for row in rows for run in runs if row in run.rows]
+    if not found:
+        raise ArtifactError(f"no run has metrics of the rows {', '.join(rows)}.")
+    title, figures = figures_of([tree for _, _, tree in found], choice)
+    taken = {"row", "seeds", "code", *(figure.name for figure in figures)}  # `landmarks` is a param and a figure
+    settings = pd.DataFrame([run.settings for run, _, _ in found]).fillna("-")
+    settings = settings.rename(columns={key: f"params.{key}" for key in taken}).assign(
+        code=[r.code for r, _, _ in found]
+    )
     differ = [key for key in settings.columns if key != "seed" and settings[key].nunique() > 1]
-    scores = pd.DataFrame([{"row": row, **numbers(tree, figures)} for _, row, tree in runs])
+    scores = pd.DataFrame([{"row": row, **numbers(tree, figures)} for _, row, tree in found])
     # a commit and the experiment that it was made from are one run
     table = pd.concat([settings, scores], axis=1).drop_duplicates([*settings.columns, "row"])
     lines = over_seeds(table, [*differ, "row"], figures)
@@ -64,7 +89,7 @@ def grid(row: str, x: str, y: str, choice: Choice) -> tuple[str, pd.DataFrame]:
     Raises:
         ULDError: the experiments differ in other params too, or not in these. As `results` else.
     """
-    kept = results(replace(choice, rows=[row], every=False))
+    kept = results(replace(choice, rows=[row], every=False), kept_by_dvc())
     found, names = kept.lines, {key.removeprefix("params."): key for key in kept.labels[:-2]}
     others = [name for name in names if name not in (x, y)]
     if others or x not in names or y not in names:
@@ -97,22 +122,42 @@ def shown() -> Any:
     return json.loads(done.stdout)
 
 
-def experiments(tree: Any) -> Iterator[tuple[Settings, dict[str, Tree]]]:
-    """(params, {row: metrics}) of each commit and experiment; queued and failed ones have no metrics and are left out.
+def place() -> PurePosixPath:
+    """The current folder, relative to the DVC project that it is part of; DVC names files so."""
+    here = Path.cwd()
+    root = next((folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir()), here)
+    return PurePosixPath(here.relative_to(root).as_posix())
+
+
+def experiments(tree: Any, project: PurePosixPath) -> Iterator[Run]:
+    """Runs of each commit and experiment; queued and failed ones have no metrics and are left out.
 
     So are running ones, whose params are theirs but whose metrics still are those that they began with. The workspace
     is left out too: its params may have been edited after its metrics were made.
+
+    Args:
+        tree: of `shown`.
+        project: a folder as of `place`; DVC shows the metrics of every project, and these are of one.
     """
     for commit in tree:
         revisions = [commit] if commit["rev"] != "workspace" else []
         done = [one for one in commit["experiments"] or [] if (one.get("executor") or {}).get("state") != "running"]
         revisions += [revision for one in done for revision in one["revs"] or []]
         for data in (revision["data"] for revision in revisions if revision["data"]):
-            trees = {PurePosixPath(name).stem: node["data"] for name, node in data["metrics"].items() if "data" in node}
-            rows = {name: one for name, one in trees.items() if "landmarks" in one}  # not the backbone's, not a head's
-            if rows:
-                params = leaves(data["params"].get("params.yaml", {}).get("data", {}))
-                yield {"seed": "-"} | {key: _text(value) for key, value in params}, rows
+            run = _run(commit["rev"][:7], data, project)
+            if run.rows:
+                yield run
+
+
+def _run(code: str, data: Any, project: PurePosixPath) -> Run:
+    files = {PurePosixPath(name): node["data"] for name, node in data["metrics"].items() if "data" in node}
+    trees = {path.stem: tree for path, tree in files.items() if path.parent == project / "metrics"}
+    params = data["params"].get(str(project / "params.yaml"), {}).get("data", {})
+    settings = {"seed": "-"} | {key: _text(value) for key, value in leaves(params)}
+    if os.path.isabs(settings.get("source", "")):  # a queued run names by its full path what is not in Git
+        settings["source"] = os.path.relpath(settings["source"])
+    rows = {name: one for name, one in trees.items() if "landmarks" in one}  # not the backbone's, not a head's
+    return Run(code, settings, rows, {name: {"poses": one} for name, one in trees.get("poses", {}).items()})
 
 
 def _text(value: Any) -> str:

@@ -117,16 +117,16 @@ def _hollow(tree: dict[str, Any]) -> Backbone:
 
 def ways(tree: dict[str, Any], one: Pass) -> Iterator[Way]:
     """The ways that there are, for the data set and the rounds of params.yaml."""
-    images, tree = doctor.images(tree), tree | {"rounds": tree["rounds"] or {}}
+    split, tree = doctor.split_of(tree), tree | {"rounds": tree["rounds"] or {}}
     networks = {name: blocks.read(f"networks.{name}", tree) for name in tree["networks"]}
     reduction = blocks.read("reduce", tree)
     dims = 64 if reduction is None else reduction.dims
-    views = [images * len(network.views) for network in networks.values()]
+    views = [doctor.items(tree, network, split) for network in networks.values()]
     table = tree.get("aggregated") or {}
     rests = any(line["features"] in table for line in (*tree["rounds"].values(), *tree["variants"].values()))
     roots = {_root(tree, line) for line in tree["rounds"].values()}
     resting = list(table) or [name for name in sorted(roots) if tree["starts"][name]["head"] == "learned"]
-    passes = [sum(_reads(tree, *one, images, some) for one in networks.items()) for some in ([], resting)]
+    passes = [sum(_reads(tree, *one, split, some) for one in networks.items()) for some in ([], resting)]
     online, once = (sum(views) * one.encode + count * one.read for count in passes)
     latents = {network.keep == "latents" for network in networks.values()}
     fill = sum(views) * (one.encode + one.read)
@@ -134,7 +134,7 @@ def ways(tree: dict[str, Any], one: Pass) -> Iterator[Way]:
 
     def way(name: str, dims: int | None, latent: bool, flop: float, chosen: bool) -> Way:
         numbers = one.latent if latent else _numbers(one, dims)
-        held = memory(tree, one, images, dims, latent)
+        held = memory(tree, one, sum(split), dims, latent)
         return Way(name, tuple(2 * count * numbers for count in views), held, flop, chosen)
 
     own = None if reduction is None else dims
@@ -211,20 +211,21 @@ def _root(tree: dict[str, Any], line: dict[str, str]) -> str:
     return line["start"]
 
 
-def _reads(tree: dict[str, Any], name: str, network: NetworkParams, images: int, resting: list[str]) -> int:
-    """How often a view of the network `name` is read by all stages behind it.
+def _reads(tree: dict[str, Any], name: str, network: NetworkParams, split: tuple[int, int], resting: list[str]) -> int:
+    """How often an image in a view is read from the store `name` by all stages behind it.
 
     Args:
+        split: numbers of training and test images.
         resting: starts whose aggregators rest: once for each view, never for rounds and rows that read what they made,
             which are all of theirs where params.yaml lets none rest yet.
     """
     own = {start for start in resting if blocks.read(f"starts.{start}", tree).features == name}
-    total = len(own) * len(network.views) * images
+    total, (train, test) = len(own) * doctor.items(tree, network, split), split
     table = tree.get("aggregated") or {}
     for start in tree["starts"]:
         block = blocks.read(f"starts.{start}", tree)
         if block.features == name:
-            total += images
+            total += train
             if isinstance(block, BootstrapParams):
                 total += 2 * block.pairs * block.steps
 
@@ -234,8 +235,9 @@ def _reads(tree: dict[str, Any], name: str, network: NetworkParams, images: int,
 
     for line in reading("rounds"):
         step: Any = blocks.read(f"steps.{line['step']}", tree)
-        total += READS * HANDS * images + _views(step.train) * step.train.steps
-    return total + len(reading("variants")) * (READS * HANDS + len(network.views)) * images
+        total += READS * HANDS * train + _views(step.train) * step.train.steps
+    found = train + test * (1 + blocks.read("evaluate", tree).warps.count)
+    return total + len(reading("variants")) * (READS * HANDS * train + found)
 
 
 def _views(train: Any) -> int:

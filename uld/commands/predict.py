@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +40,9 @@ class Tally:
         self.images += len(found.boxes)
         self.unreadable += unreadable
         self.boxless += int(np.isnan(found.boxes).any(1).sum()) - unreadable
-        self.detected += np.isfinite(found.xy).all(2).sum(0)
-        self.placed += np.isfinite(found.dense_score).sum(0)
-        self.score += np.nan_to_num(found.dense_score).sum(0)
+        self.detected += np.isfinite(found.landmarks.xy).all(2).sum(0)
+        self.placed += np.isfinite(found.landmarks.dense_score).sum(0)
+        self.score += np.nan_to_num(found.landmarks.dense_score).sum(0)
 
     def table(self) -> Table:
         """A line a landmark."""
@@ -154,13 +153,10 @@ def _detect(detector: Detector, batch: Batch) -> tuple[Detected, list[str]]:
     good = [n for n, (_, image) in enumerate(batch) if not isinstance(image, DataError)]
     photographs = [image for _, image in batch if not isinstance(image, DataError)]
     some = detector.detect(photographs, [str(batch[n][0]) for n in good])
-    parts = []
-    for field in fields(Detected):
-        values = getattr(some, field.name)
-        parts.append(np.full((len(batch), *values.shape[1:]), np.nan, values.dtype))
-        parts[-1][good] = values
+    boxes = np.full((len(batch), 4), np.nan)
+    boxes[good] = some.boxes
     reasons = [str(image).removeprefix(f"{path}: ") if isinstance(image, DataError) else "" for path, image in batch]
-    return Detected(*parts), reasons
+    return Detected(some.landmarks.put(np.array(good, dtype=np.int64), len(batch)), boxes), reasons
 
 
 def lines(names: list[str], found: Detected, reasons: list[str], detected_only: bool) -> pd.DataFrame:
@@ -168,9 +164,10 @@ def lines(names: list[str], found: Detected, reasons: list[str], detected_only: 
 
     `reasons` (B,) say why an image was not read; "" if it was.
     """
-    images, count = found.score.shape
-    xy, score = (found.xy, found.score) if detected_only else (found.filled_xy, found.filled_score)
-    seen, placed = (np.isfinite(points).all(2) for points in (found.xy, xy))
+    marks = found.landmarks
+    images, count = marks.score.shape
+    xy, score = (marks.xy, marks.score) if detected_only else (marks.filled_xy, marks.filled_score)
+    seen, placed = (np.isfinite(points).all(2) for points in (marks.xy, xy))
     boxless = np.isnan(found.boxes).any(1)
     why = np.where(boxless, "no object box", "not detected").astype(object)
     why = np.where([bool(reason) for reason in reasons], np.array(reasons, dtype=object), why)
@@ -200,7 +197,8 @@ def _draw(folder: Path, root: Path, batch: Batch, found: Detected, detected_only
         if isinstance(image, DataError):
             continue
         radius = max(2.0, MARKER * float(np.nan_to_num(sides[n])))
-        drawn = figures.overlay(image, (found.xy if detected_only else found.filled_xy)[n], radius)
+        marks = found.landmarks
+        drawn = figures.overlay(image, (marks.xy if detected_only else marks.filled_xy)[n], radius)
         target = folder / Path(os.path.abspath(path)).relative_to(root)
         with atomic(target.with_name(f"{target.name}.png")) as part:
             part.write_bytes(figures.png(drawn))

@@ -16,6 +16,7 @@ from uld.base.errors import ArtifactError, ParamsError
 from uld.report import published
 from uld.report.tables import leaves, pick, plain
 
+FOLDER = Path("metrics")
 FAVOURITE = "p68"  # the mark-up that is shown if none is named
 OVER_SEEDS = "mean ± deviation over seeds"
 SPREADS = ("_low", "_high", "_sd")  # columns beside a figure: 95 % interval over test images, deviation over seeds
@@ -146,27 +147,21 @@ def named(name: str) -> list[str]:
     return tables[name]
 
 
-def of_run(choice: Choice, folder: Path = Path("metrics")) -> Results:
-    """The rows as the last `dvc repro` left them in `folder`; a row without metrics has dashes.
-
-    A folder that holds a folder `seed-<n>` for each of several runs gives their mean and standard deviation.
+def of_run(choice: Choice) -> Results:
+    """The rows as the last `dvc repro` in the current folder left them; a row without metrics has dashes.
 
     Raises:
         ArtifactError: no row has metrics.
         ParamsError: a protocol or mark-up that the metrics do not have.
     """
     rows = choice.rows or list(params.read(dict[str, Any], "variants"))
-    runs = [run for run in sorted(folder.glob("seed-*")) if run.is_dir()] or [folder]
-    paths = [(row, run / f"{row}.json") for row in rows for run in runs]
-    trees = [(row, json.loads(path.read_text()) if path.is_file() else {}) for row, path in paths]
-    if not any(tree for _, tree in trees):
-        raise ArtifactError(f"{folder}/ has no metrics of the rows {', '.join(rows)}: run `dvc repro`.")
-    title, figures = figures_of([tree for _, tree in trees], choice)
-    lines = pd.DataFrame([{"row": row, **numbers(tree, figures)} for row, tree in trees])
-    if len(runs) == 1:
-        return Results(title, ["row"], figures, lines, choice.every)
-    lines = over_seeds(lines, ["row"], figures)
-    return Results(f"{title}; {OVER_SEEDS}", ["row", "seeds"], figures, lines, choice.every)
+    paths = {row: FOLDER / f"{row}.json" for row in rows}
+    trees = {row: json.loads(path.read_text()) if path.is_file() else {} for row, path in paths.items()}
+    if not any(trees.values()):
+        raise ArtifactError(f"{FOLDER}/ has no metrics of the rows {', '.join(rows)}.")
+    title, figures = figures_of(list(trees.values()), choice)
+    lines = pd.DataFrame([{"row": row, **numbers(tree, figures)} for row, tree in trees.items()])
+    return Results(title, ["row"], figures, lines, choice.every)
 
 
 def over_seeds(lines: pd.DataFrame, labels: list[str], figures: list[Figure]) -> pd.DataFrame:

@@ -13,10 +13,12 @@ class Dataset(ABC):
     """Image files below one folder, perhaps with a split, groups and annotations.
 
     `Params` is the block `datasets.<name>` of params.yaml; `max_bad` the share of unreadable files above which the
-    stage stops; `test` the share of images held out where the data set brings no split.
+    stage stops; `test` the share of images held out where the data set brings no split. `makes` is the command that
+    writes the files into `{source}`, empty where they must be brought.
     """
 
     Params: ClassVar[type]
+    makes: ClassVar[str] = ""
     max_bad: float = 0.0
     test: float = 0.0
 

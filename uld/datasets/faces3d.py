@@ -27,6 +27,7 @@ class Faces3d(Dataset):
     """
 
     Params = Faces3dParams
+    makes = "uld faces3d {source} --count 1000"
 
     @staticmethod
     def root_of(source: Path) -> Path:
@@ -37,7 +38,7 @@ class Faces3d(Dataset):
         """`image`, `split`, `group` and `yaw` in degrees, positive where the face looks to the right of the image."""
         path = self.source / TABLE
         if not path.is_file():
-            raise DataError(f"{path} is missing: make the faces with `uld faces3d {self.source}`.")
+            raise DataError(f"{path} is missing: make the faces with `{self.makes.format(source=self.source)}`.")
         table = pd.read_csv(path, usecols=["image", "split", "person", "yaw"], dtype={"image": str, "person": str})
         return table.rename(columns={"person": "group"}).sort_values("image", ignore_index=True)
 

@@ -48,7 +48,7 @@ class Folder(Dataset):
 
     def files(self) -> pd.DataFrame:
         """Every file with an image's suffix that is neither hidden nor in a hidden folder."""
-        images = _walk(self.source)
+        images = walk(self.source)
         table = self.source / "split.csv"
         if table.is_file():
             return splits.from_csv(table, images)
@@ -65,8 +65,12 @@ class Folder(Dataset):
         return Annotations(marks.images, {"points": AnnotationSet(marks.xy)})
 
 
-def _walk(folder: Path) -> np.ndarray:
-    """Sorted ids (N,) of the image files below `folder`; other visible files are counted in a warning."""
+def walk(folder: Path) -> np.ndarray:
+    """Sorted ids (N,) of the image files below `folder`; other visible files are counted in a warning.
+
+    Raises:
+        DataError: no folder, no image below it, or a name that is not UTF-8.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder: set `source` in params.yaml to the folder of your images.")
     found: list[str] = []

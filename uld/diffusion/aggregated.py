@@ -1,11 +1,12 @@
-"""The store in which an aggregator rests: its map and the training-free descriptors of every image and view.
+"""Frozen trunks: a store of the aggregated map and the training-free descriptors of every image and view.
 
-The bootstrap has trained the aggregator; from then on it stays as it is, and rounds and rows read two maps a view
-whatever the number of layers and timesteps.
+The bootstrap has trained the aggregator; in a start of `aggregated` it stays as it is, and rounds and rows read two
+maps a view whatever the number of layers and timesteps.
 """
 
 import shutil
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -14,44 +15,63 @@ from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
 from uld.base import runtime
+from uld.base.errors import ULDError
 from uld.base.params import CLOSED
 from uld.base.scratch import scratch_folder
 from uld.diffusion import reduce, store
 from uld.diffusion.store import Features, FeatureStore
-from uld.models.heads import AGGREGATED, BASE, LearnedHead
+from uld.models.base import Model
+from uld.models.heads import AGGREGATED, BASE, Heads
 
 
 @dataclass(frozen=True, config=CLOSED)
 class AggregatedParams:
-    """A start whose aggregator rests."""
+    """A start that freezes the trunk of another one."""
 
-    features: str  # the feature store it reads: that of the start
+    reads: str  # what that start reads: features/<line of `stores`>
+    start: str
 
 
-def fill(path: Path, parent: FeatureStore, head: LearnedHead, start: str) -> None:
-    """Store what is at rest in the model `start`, of all rows and views of `parent`; resumes an interrupted run.
+def frozen_trunk(model: Model, start: str) -> Heads:
+    """The model of a start, which from now on reads what its trunk has made.
+
+    Raises:
+        ULDError: it has no trunk.
+    """
+    if not isinstance(model, Heads) or model.frozen_trunk:
+        raise ULDError(f"aggregated: '{start}' has no aggregator to freeze: name a start of model heads.")
+    frozen = deepcopy(model)
+    frozen.frozen_trunk = True
+    return frozen
+
+
+def fill(path: Path, parent: FeatureStore, model: Heads, made_of: str, name: str) -> None:
+    """Store what the trunk makes of all items of `parent`; resumes an interrupted run.
 
     Several processes divide the shards between them.
 
+    Args:
+        made_of: fingerprint of the model's weights. name: of the new start.
+
     Raises:
-        runtime.Interrupted: asked to stop; finished shards are kept.
+        stop.Interrupted: asked to stop; finished shards are kept.
         ArtifactError: non-finite values.
     """
-    spec = parent.spec | {"keep": AGGREGATED, "start": start, "aggregator": head.fingerprint()}
-    scratch = scratch_folder(f"aggregate-{start}", **spec)
+    own = {"keep": AGGREGATED, "trunk": made_of, "parent": parent.spec["digest"]}
+    spec = parent.spec | own
+    scratch = scratch_folder(f"aggregate-{name}", **spec)
     if not runtime.process() and (parent.path / reduce.FILE).is_file():  # a detector of this store needs it
         shutil.copy(parent.path / reduce.FILE, scratch)
-
-    views = len(parent.views)
+    names = model.maps_of_trunk()
 
     @torch.no_grad()
     def kept(items: NDArray[np.int64]) -> Features:
-        return head.at_rest(parent.views_of(*np.divmod(items, views), head.names))
+        return model.trunk(parent.views_of(items[:, 0], items[:, 1], names))
 
-    def compute(first: int, end: int) -> Iterator[tuple[int, Features]]:
-        items = np.arange(first * views, end * views)
-        return runtime.in_batches(lambda a, b: kept(items[a:b]), len(items))
+    def compute(first: int, end: int) -> Iterator[Features]:
+        items = parent.layout.items[first:end]
+        return (features for _, features in runtime.in_batches(lambda a, b: kept(items[a:b]), len(items)))
 
-    cells = (head.grid, head.grid)
-    shapes = {BASE: (len(head.base.offset), *cells), AGGREGATED: (head.aggregate.width, *cells)}
-    store.build(path, scratch, spec, parent.views, parent.mirrored, compute, shapes)
+    cells = (model.grid, model.grid)
+    shapes = {BASE: (model.dims, *cells), AGGREGATED: (model.aggregate.width, *cells)}
+    store.build(path, scratch, spec, parent.layout, parent.path / store.BACKBONE, compute, shapes)

@@ -1,4 +1,7 @@
-"""Fill a feature store: every crop, every view of the bank, its own pass through the network."""
+"""Fill a feature store: each item, a crop in one view, has a pass through the network of its own.
+
+Training images are seen in the views of the bank, test images as they are and under the evaluation's warps.
+"""
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,9 +21,10 @@ from uld.base.scratch import scratch_folder
 from uld.diffusion import reduce, store
 from uld.diffusion.extractor import Extractor
 from uld.diffusion.reduce import ReduceParams, Reduction
-from uld.diffusion.store import LATENT, Features
+from uld.diffusion.store import LATENT, Features, Layout
 from uld.geometry import coords
-from uld.images.crops import Crops
+from uld.geometry.coords import Affine
+from uld.images.crops import Crops, as_images
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -33,7 +37,7 @@ class ViewParams:
 
 
 @dataclass(frozen=True, config=CLOSED)
-class NetworkParams:
+class StoreParams:
     """One feature store: the backbone's weights or the same network with random ones, and the views to run."""
 
     trained: bool
@@ -47,11 +51,17 @@ def fill(
     extractor: Extractor,
     crops: Crops,
     boxes: pd.DataFrame,
-    network: NetworkParams,
+    params: StoreParams,
     reduction: ReduceParams | None,
     seed: int,
+    warps: Affine,
+    folder: Path,
 ) -> None:
     """Extract and store the features of all crops; resumes an interrupted run of the same settings.
+
+    Args:
+        warps: (E, 2, 3) crop -> view, in which test images are stored beside the untouched view.
+        folder: of the extractor's backbone, which is copied into the store.
 
     Raises:
         runtime.Interrupted: asked to stop; finished shards are kept.
@@ -59,9 +69,9 @@ def fill(
     """
     if runtime.compiles():
         extractor.compile_blocks()
-    spec = specification(extractor, crops, network, reduction, seed)
+    layout = arrange(params, warps, boxes["split"].to_numpy() == "train", crops.size)
+    spec = specification(extractor, crops, params, reduction, seed, layout)
     scratch = scratch_folder(f"features-{path.stem}", **spec)
-    views = np.stack([coords.view(crops.size, v.mirror, v.rotate, v.scale) for v in network.views])
     if runtime.process():
         ranks.wait()  # the first process fits it and keeps it for all
     reducer = _reducer(scratch, extractor, crops, boxes, reduction, seed)
@@ -69,28 +79,42 @@ def fill(
         ranks.wait()
 
     def kept(a: int, b: int) -> Features:
-        """Of the items a..b-1, as `store.build` counts them."""
+        """Of the items a..b-1 of the layout."""
+        rows, views = layout.items[a:b].T
         images = as_images(pixels(a, b), extractor.backbone.alphas.device)
-        turned = torch.stack([coords.warp(images, affine) for affine in views], dim=1).flatten(0, 1)
-        skipped = a % len(views)  # of the first row
-        latent = extractor.encode(turned[skipped : skipped + b - a])
-        if network.keep == "latents":
+        latent = extractor.encode(warped(images, rows - rows[0], views, layout.views))
+        if params.keep == "latents":
             return {LATENT: latent}
         return extractor.features(latent, keep=reducer)
 
-    def compute(first: int, end: int) -> Iterator[tuple[int, Features]]:
-        start = first * len(views)
-        return runtime.in_batches(lambda a, b: kept(start + a, start + b), end * len(views) - start)
+    def compute(first: int, end: int) -> Iterator[Features]:
+        parts = runtime.in_batches(lambda a, b: kept(first + a, first + b), end - first)
+        return (features for _, features in parts)
 
     with ThreadPoolExecutor(1, "reader") as reader:
-        pixels = _Pixels(crops, len(views), reader)
+        pixels = _Pixels(crops, layout.items[:, 0], reader)
         _, example = next(runtime.in_batches(kept, 1))
         shapes = {name: (int(v.shape[1]), int(v.shape[2]), int(v.shape[3])) for name, v in example.items()}
-        store.build(path, scratch, spec, views, np.array([v.mirror for v in network.views]), compute, shapes)
+        store.build(path, scratch, spec, layout, folder, compute, shapes)
+
+
+def arrange(params: StoreParams, warps: Affine, train: NDArray[np.bool_], size: int) -> Layout:
+    """The items of a store: training images in the bank's views, test images untouched and warped.
+
+    Args:
+        warps: (E, 2, 3). train: (N,), False for test images. size: of the crops.
+    """
+    bank = np.stack([coords.view(size, v.mirror, v.rotate, v.scale) for v in params.views])
+    return store.lay_out(bank, np.array([v.mirror for v in params.views]), warps, train)
 
 
 def specification(
-    extractor: Extractor, crops: Crops, network: NetworkParams, reduction: ReduceParams | None, seed: int
+    extractor: Extractor,
+    crops: Crops,
+    params: StoreParams,
+    reduction: ReduceParams | None,
+    seed: int,
+    layout: Layout,
 ) -> dict[str, Any]:
     """Everything that defines the stored values, as a JSON tree."""
     readout = extractor.params
@@ -98,6 +122,7 @@ def specification(
         "backbone": extractor.backbone.fingerprint,
         "crops": crops.fingerprint(),
         "rows": len(crops),
+        "items": layout.fingerprint,
         "layers": [list(layer) for layer in readout.layers],
         "timesteps": list(readout.timesteps),
         "policy": readout.policy,
@@ -105,22 +130,36 @@ def specification(
         "dtype": readout.dtype,
         "image_size": extractor.backbone.image_size,
         "seed": seed,
-        "bank": [[v.mirror, v.rotate, v.scale] for v in network.views],
+        "bank": [[v.mirror, v.rotate, v.scale] for v in params.views],
+        "warps": layout.views[layout.bank :].tolist(),
         "reduce": None if reduction is None else [reduction.dims, reduction.images],
-        "keep": network.keep,
+        "keep": params.keep,
     }
 
 
-def as_images(pixels: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
-    """(B, S, S, 3) uint8 -> (B, 3, S, S) float32 in [0, 1]."""
-    return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255
+def warped(images: torch.Tensor, index: NDArray[np.int64], views: NDArray[np.int64], affines: Affine) -> torch.Tensor:
+    """Items (B, 3, S, S): image `index[n]` in view `views[n]`, all items of a view warped at once.
+
+    Args:
+        images: (R, 3, S, S). index, views: (B,). affines: (V, 2, 3), crop -> view.
+    """
+    out = images.new_empty((len(index), *images.shape[1:]))
+    for view in np.unique(views):
+        at = np.flatnonzero(views == view)
+        out[at] = coords.warp(images[index[at]], affines[view])
+    return out
 
 
 class _Pixels:
     """Crops (R, S, S, 3) of the rows of items; those of the next batch are read while this one is computed."""
 
-    def __init__(self, crops: Crops, views: int, reader: ThreadPoolExecutor) -> None:
-        self._crops, self._views, self._reader = crops, views, reader
+    def __init__(self, crops: Crops, rows: NDArray[np.int64], reader: ThreadPoolExecutor) -> None:
+        """Nothing is read yet.
+
+        Args:
+            rows: (I,) of each item, ascending, none left out.
+        """
+        self._crops, self._of, self._reader = crops, rows, reader
         self._coming: tuple[slice, Future[NDArray[np.uint8]]] | None = None
 
     def __call__(self, a: int, b: int) -> NDArray[np.uint8]:
@@ -130,15 +169,15 @@ class _Pixels:
             found = self._coming[1].result()[: rows.stop - rows.start]
         else:
             found = self._crops.images(rows)
-        following = self._rows(b, b + runtime.batch_size())
         self._coming = None
-        if following.start < following.stop:
+        if b < len(self._of):
+            following = self._rows(b, min(b + runtime.batch_size(), len(self._of)))
             self._coming = following, self._reader.submit(self._crops.images, following)
         return found
 
     def _rows(self, a: int, b: int) -> slice:
         # neighbouring rows are read as one slice: fancy indexing is slow on a sharded array
-        return slice(a // self._views, min(-(-b // self._views), len(self._crops)))
+        return slice(int(self._of[a]), int(self._of[b - 1]) + 1)
 
 
 def _reducer(

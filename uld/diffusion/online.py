@@ -17,23 +17,20 @@ from uld.base.errors import ArtifactError
 from uld.base.params import build
 from uld.diffusion import backbone, reduce
 from uld.diffusion.extractor import Extractor, ReadoutParams
-from uld.diffusion.store import LATENT, Features, FeatureStore
+from uld.diffusion.store import BACKBONE, LATENT, Features, FeatureStore
 
 
 class LatentStore(FeatureStore):
     """A store of latents that reads like one of features; any thread may read."""
 
-    def __init__(self, path: Path, folder: Path) -> None:
+    def __init__(self, path: Path) -> None:
         """Open for reading.
 
-        Args:
-            folder: of the backbone, artifacts/backbone.
-
         Raises:
-            ArtifactError: the latents are of another backbone.
+            ArtifactError: the latents are of another backbone than the one beside them.
         """
         super().__init__(path)
-        self._folder = folder
+        folder = path / BACKBONE
         keys = ("layers", "timesteps", "policy", "inversion_steps", "dtype")
         readout = build(ReadoutParams, {key: self.spec[key] for key in keys}, "readout", str(path))
         model = backbone.load(folder, readout.dtype, not self.spec["backbone"].startswith("untrained-"))
@@ -56,7 +53,7 @@ class LatentStore(FeatureStore):
             if not ranks.leads():
                 return self.computed(rows, views, names)
             pieces = ranks.shares(len(rows))
-            tasks = [(str(self.path), str(self._folder), rows[piece], views[piece], names) for piece in pieces]
+            tasks = [(str(self.path), rows[piece], views[piece], names) for piece in pieces]
             parts = ranks.spread("features", tasks)
         return {name: torch.cat([part[name] for part in parts])[: len(rows)] for name in names}
 
@@ -75,29 +72,28 @@ class LatentStore(FeatureStore):
         return {name: torch.cat([part[name] for part in parts]).float() for name in names}
 
 
-_open: dict[tuple[str, str], LatentStore] = {}  # of this process
+_open: dict[str, LatentStore] = {}  # of this process, by path
 
 
-def _share(task: tuple[str, str, NDArray[np.int64], NDArray[np.int64], list[str]]) -> Features:
+def _share(task: tuple[str, NDArray[np.int64], NDArray[np.int64], list[str]]) -> Features:
     """What one process computes of a batch."""
-    path, folder, rows, views, names = task
-    if (path, folder) not in _open:
-        _open[path, folder] = LatentStore(Path(path), Path(folder))
-    return _open[path, folder].computed(rows, views, names)
+    path, rows, views, names = task
+    if path not in _open:
+        _open[path] = LatentStore(Path(path))
+    return _open[path].computed(rows, views, names)
 
 
 ranks.offer("features", _share)
 
 
 def open_store(path: Path) -> FeatureStore:
-    """The store below artifacts/features/, of features or of latents.
+    """A store of features or of latents; nothing outside its folder is needed.
 
     Raises:
-        ArtifactError: it is missing, unfinished, or does not fit the backbone.
+        ArtifactError: it is missing, unfinished, or does not fit the backbone in it.
     """
     store = FeatureStore(path)
     if store.spec.get("keep") != "latents":
         return store
-    folder = path.parents[1] / "backbone"
-    _open[str(path), str(folder)] = online = LatentStore(path, folder)
+    _open[str(path)] = online = LatentStore(path)
     return online

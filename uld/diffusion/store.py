@@ -1,7 +1,10 @@
-"""The feature store: zarr v3, raw chunks of whole rows, resumable by finished chunk row ("shard").
+"""The feature store: zarr v3, raw chunks of whole items, resumable by finished chunk ("shard").
 
-Training reads single views in random order, for which a chunk a view costs a millisecond each in zarr. Chunks are
-therefore not compressed (float16 features hardly shrink) and hold many rows: any zarr reader opens them, and this one
+An item is an image in one view. Training images have the views of the bank, test images the untouched one and the
+evaluation's warps, so items are listed and not laid out as rows times views.
+
+Training reads single items in random order, for which a chunk an item costs a millisecond each in zarr. Chunks are
+therefore not compressed (float16 features hardly shrink) and hold many items: any zarr reader opens them, and this one
 maps them into memory.
 
 Layout in docs/artifacts.md. A store is built in the scratch folder of its identity and moved into place when complete,
@@ -12,13 +15,15 @@ is killed, or whose disk is full, loses the shard that it is at.
 
 import contextlib
 import errno
-import math
+import hashlib
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -28,6 +33,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from uld.base import ranks, runtime, stop
 from uld.base.errors import ArtifactError
+from uld.geometry.coords import Affine
 
 SHARD_BYTES = 64 * 2**20  # of up to FEW arrays together: what is computed again after a kill
 FEW = 16  # more arrays have larger shards: each has a file a shard, and millions of files are no good
@@ -36,17 +42,74 @@ OPEN_MAPS = 8192  # chunk files mapped at a time: systems allow some 65,000 in a
 INFINITE = np.uint16(0x7C00)  # the exponent of what is not finite in float16
 
 LATENT = "latent"  # the array of a store that keeps what features are computed from (`online.LatentStore`)
+ITEMS = "items"  # the array that says which image and view an item is
+BACKBONE = "backbone"  # the folder in a store that holds the network which made it
 
 Features = dict[str, torch.Tensor]
 Half = NDArray[np.float16]
-Part = dict[str, Half]  # some items, which are rows in one view each: {name: (items, C, h, w)}
+Part = dict[str, Half]  # some items: {name: (items, C, h, w)}
+Shapes = dict[str, tuple[int, int, int]]  # {name: (C, h, w)}
+Compute = Callable[[int, int], Iterator[Features]]  # see `build`
 
 
-class Chunk(NamedTuple):
-    """The file of one chunk that is being written, and its shape (rows, V, C, h, w)."""
+@dataclass(frozen=True)
+class Layout:
+    """Which images a store holds in which views.
 
-    file: IO[bytes]
-    shape: tuple[int, ...]
+    views (V, 2, 3): crop -> view affines; 0 is the untouched crop. flipped (V,) bool: mirrored views. bank: B, views
+    0..B-1 are the training bank and the others the evaluation's warps. items (I, 2) int64: row of boxes.csv and view of
+    each item, sorted by row, then view.
+    """
+
+    views: Affine
+    flipped: NDArray[np.bool_]
+    bank: int
+    items: NDArray[np.int64]
+
+    @property
+    def fingerprint(self) -> str:
+        """Checksum of the items: another split of the images has another one."""
+        return f"{zlib.crc32(np.ascontiguousarray(self.items, '<i8').data):08x}"
+
+    def lookup(self, rows: int) -> NDArray[np.int64]:
+        """(N, V): the item that holds an image in a view; -1 where none does."""
+        table = np.full((rows, len(self.views)), -1)
+        table[self.items[:, 0], self.items[:, 1]] = np.arange(len(self.items))
+        return table
+
+
+def lay_out(bank: Affine, flipped: NDArray[np.bool_], warps: Affine, train: NDArray[np.bool_]) -> Layout:
+    """Training images in all views of the bank; test images in the untouched view and under each warp.
+
+    Args:
+        bank: (B, 2, 3), the first one untouched. flipped: (B,), which of them are mirrored. warps: (E, 2, 3).
+        train: (N,), False for test images.
+    """
+    both = np.concatenate([bank, warps.reshape(-1, 2, 3)])
+    number = np.arange(len(both))
+    held = np.where(train[:, None], number < len(bank), (number == 0) | (number >= len(bank)))
+    none = np.zeros(len(both) - len(bank), dtype=bool)  # warps are never mirrored
+    return Layout(both, np.concatenate([flipped, none]), len(bank), np.argwhere(held))
+
+
+class Chunk:
+    """The file of one chunk (items, C, h, w) that is being written from its first item on, and its checksum so far."""
+
+    def __init__(self, file: IO[bytes], shape: tuple[int, ...]) -> None:
+        self.shape, self.crc = shape, 0
+        self._file, self._items = file, 0
+
+    def write(self, values: Half) -> None:
+        """Add items."""
+        self._items += len(values)
+        left = np.ascontiguousarray(values, "<f2").reshape(-1).view(np.uint8).data
+        self.crc = zlib.crc32(left, self.crc)
+        while left:  # a system writes as much as it can at a time
+            left = left[self._file.write(left) :]
+
+    def fill(self) -> None:
+        """Give the chunk its full size, as zarr does: the last one has fewer items than the others."""
+        self.write(np.full((self.shape[0] - self._items, *self.shape[1:]), np.nan, np.float16))
 
 
 class FeatureStore:
@@ -56,23 +119,44 @@ class FeatureStore:
         """Open for reading.
 
         Raises:
-            ArtifactError: the store is missing or was not finished.
+            ArtifactError: the store is missing, was not finished, or has the layout of an older version.
         """
         if not path.is_dir():
             raise ArtifactError(f"{path} is missing: run `dvc repro features` first.")
         self._group = zarr.open_group(path, mode="r")
-        if "spec" not in self._group.attrs:
-            raise ArtifactError(f"{path} is incomplete: delete it and run `dvc repro features`.")
+        for key, what in (("spec", "is incomplete"), ("bank", "was made by an older version")):
+            if key not in self._group.attrs:
+                raise ArtifactError(f"{path} {what}: delete it and run `dvc repro features`.")
         self.path = path
         self.spec: dict[str, Any] = dict(self._group.attrs["spec"])  # type: ignore[arg-type]
-        self.views = np.array(self._group.attrs["views"], dtype=np.float64)  # (V, 2, 3), crop -> view
-        self.mirrored = np.array(self._group.attrs["mirrored"], dtype=bool)  # (V,)
+        self.layout = _layout(self._group)
+        self._item = self.layout.lookup(len(self))
         self._shard = int(self.spec["shard"])
         self._shapes: dict[str, tuple[int, ...]] = {}  # of the chunks
         self._maps: dict[tuple[str, int], NDArray[np.float16]] = {}
 
     def __len__(self) -> int:
         return int(self.spec["rows"])
+
+    @property
+    def views(self) -> Affine:
+        """(V, 2, 3), crop -> view: those of the bank, then the evaluation's warps."""
+        return self.layout.views
+
+    @property
+    def flipped(self) -> NDArray[np.bool_]:
+        """(V,): the views that are mirrored."""
+        return self.layout.flipped
+
+    @property
+    def bank(self) -> int:
+        """B: training images have views 0..B-1, test images have view 0 and views B..V-1."""
+        return self.layout.bank
+
+    @property
+    def digest(self) -> str:
+        """Checksum of what is stored."""
+        return str(self.spec["digest"])
 
     @property
     def names(self) -> list[str]:
@@ -84,19 +168,39 @@ class FeatureStore:
 
         Args:
             names: feature maps that are wanted; None: all.
+
+        Raises:
+            ArtifactError: an image is not stored in this view.
         """
         return self.views_of(rows, np.full(len(rows), view), self.names if names is None else names)
 
     def views_of(self, rows: NDArray[np.int64], views: NDArray[np.int64], names: list[str]) -> Features:
-        """{name: (B, C, h, w) float32} of B images, each in its own view."""
-        places = list(zip(*np.divmod(rows, self._shard), views, strict=True))
+        """{name: (B, C, h, w) float32} of B images, each in its own view.
+
+        Raises:
+            ArtifactError: an image is not stored in its view.
+        """
+        places = list(zip(*np.divmod(self._items(rows, views), self._shard), strict=True))
         return {
-            name: torch.from_numpy(np.stack([self._map(name, int(i))[row, view] for i, row, view in places])).float()
+            name: torch.from_numpy(np.stack([self._map(name, int(n))[at] for n, at in places])).float()
             for name in names
         }
 
+    def _items(self, rows: NDArray[np.int64], views: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(B,): where images are stored."""
+        known = (rows >= 0) & (rows < len(self)) & (views >= 0) & (views < len(self.views))
+        items = np.where(known, self._item[np.where(known, rows, 0), np.where(known, views, 0)], -1)
+        if (items < 0).any():
+            absent = int((items < 0).argmax())
+            raise ArtifactError(
+                f"{self.path} does not hold image row {rows[absent]} in view {views[absent]}: of {len(self)} images, "
+                f"training images have views 0 to {self.bank - 1}, the bank, and test images view 0 and those from "
+                f"{self.bank} to {len(self.views) - 1}, the evaluation's warps."
+            )
+        return items
+
     def _map(self, name: str, number: int) -> NDArray[np.float16]:
-        """Rows of one chunk (rows, V, C, h, w), mapped into memory."""
+        """Items of one chunk (items, C, h, w), mapped into memory."""
         opened = self._maps.get((name, number))
         if opened is None:
             if len(self._maps) >= OPEN_MAPS:
@@ -105,7 +209,7 @@ class FeatureStore:
                 array = self._group[name]
                 assert isinstance(array, zarr.Array)
                 self._shapes[name] = tuple(array.chunks)
-            file = self.path / name / "c" / f"{number}/0/0/0/0"
+            file = _chunk_file(self.path, name, number)
             opened = self._maps[name, number] = np.memmap(file, "<f2", "r", shape=self._shapes[name])
         return opened
 
@@ -118,14 +222,22 @@ class FeatureStore:
             raise ArtifactError(f"{self.path} does not fit ({'; '.join(differ)}): run `dvc repro features`.")
 
 
+def _layout(group: zarr.Group) -> Layout:
+    """The layout of a whole store."""
+    attributes: Any = group.attrs
+    views, flipped = np.array(attributes["views"], dtype=np.float64), np.array(attributes["flipped"], dtype=bool)
+    array: Any = group[ITEMS]
+    return Layout(views, flipped, int(attributes["bank"]), np.asarray(array[:], dtype=np.int64))
+
+
 def build(
     path: Path,
     scratch: Path,
     spec: dict[str, Any],
-    views: NDArray[np.float64],
-    mirrored: NDArray[np.bool_],
-    compute: Callable[[int, int], Iterator[tuple[int, Features]]],
-    shapes: dict[str, tuple[int, int, int]],
+    layout: Layout,
+    backbone: Path,
+    compute: Compute,
+    shapes: Shapes,
 ) -> None:
     """Fill a store shard by shard and move it to `path`.
 
@@ -133,51 +245,61 @@ def build(
     compute, and for the last part of a shard, which counts as finished when all of it is written.
 
     Args:
-        spec: JSON tree of everything that defines the values; `rows` (N) and `arrays` are added.
-        compute: (first row, end row) -> pairs (first item, {name: (items, C, h, w)}) that together cover these rows.
-            An item is a row in one view: the first row in all views, the second one in all views, and so on, from 0.
-        shapes: {name: (C, h, w)}.
+        spec: JSON tree of everything that defines the values, with `rows` (N); `arrays`, `shard` (items a chunk) and
+            `digest`, a checksum of the values, are added.
+        layout: which items there are, of N images.
+        backbone: folder of the network that makes the values; a copy of it goes into the store.
+        compute: (first item, end item) -> parts {name: (items, C, h, w)}, which together are these items, in order.
 
     Raises:
         runtime.Interrupted: asked to stop; the finished shards stay in `scratch`.
         ArtifactError: a value is not finite or overflows float16.
         OSError: a shard could not be written; the ones before it stay in `scratch`.
     """
-    count, rows = len(views), int(spec["rows"])
-    shard = min(rows, shard_rows(shapes, count))  # a chunk file has its full size however few rows there are
-    spec = spec | {"arrays": list(shapes), "shard": shard}
-    partial = scratch / "store.zarr"
+    items = len(layout.items)
+    shard = min(items, shard_items(shapes))  # a chunk file has its full size however few items there are
+    partial, starts = scratch / "store.zarr", range(0, items, shard)
     if runtime.process() == 0:
-        _open_partial(partial, shapes, rows, count, shard)
+        _open_partial(partial, shapes, layout.items, shard)
     ranks.wait()
-    starts = range(0, rows, shard)
     left = [a for a in starts if not _marker(scratch, a).exists()]
     ranks.wait()  # until all have counted
     todo = left[runtime.process() :: runtime.processes()]
-    with (
-        stop.interruptible() as interrupt,
-        _progress(rows, rows - sum(min(shard, rows - a) for a in left)) as advance,
-    ):
+    done = items - sum(min(shard, items - a) for a in left)
+    with stop.interruptible() as interrupt, _progress(items, done) as advance:
         for first in todo:
             if interrupt:
                 break
-            end = min(first + shard, rows)
-            with _open_shard(partial, first // shard, shard, count, shapes) as chunks:
-                _write_shard(chunks, first, end, compute(first, end), advance)
-            _marker(scratch, first).touch()
+            end = min(first + shard, items)
+            rows = layout.items[[first, end - 1], 0]
+            with _open_shard(partial, first // shard, shard, shapes) as chunks:
+                _write_shard(chunks, "of rows {}..{}".format(*rows), compute(first, end), advance)
+            _finish(scratch, first, chunks)
         if interrupt and not all(_marker(scratch, a).exists() for a in todo):
             kept = sum(_marker(scratch, a).exists() for a in starts)
             raise stop.Interrupted(f"{kept} of {len(starts)} shards are kept; run again to go on.")
     ranks.wait()
-    if runtime.process():
-        return
-    zarr.open_group(partial, mode="r+").attrs.update(
-        {"spec": spec, "views": views.tolist(), "mirrored": mirrored.tolist()}
-    )
-    for extra in scratch.glob("*.safetensors"):  # the reduction travels with the values it made
+    if runtime.process() == 0:
+        own = {"arrays": list(shapes), "shard": shard, "digest": _digest(scratch, starts)}
+        _complete(partial, spec | own, layout, backbone)
+        _publish(partial, path)
+        shutil.rmtree(scratch)
+
+
+def _digest(scratch: Path, starts: range) -> str:
+    """One checksum out of those of all shards, in their order: another size of shards gives another one."""
+    return hashlib.sha256("".join(_marker(scratch, a).read_text() for a in starts).encode()).hexdigest()
+
+
+def _complete(partial: Path, spec: dict[str, Any], layout: Layout, backbone: Path) -> None:
+    """Add what makes a filled store a whole one, and what made its values."""
+    shutil.rmtree(partial / BACKBONE, ignore_errors=True)  # of a run that was killed here
+    shutil.copytree(backbone, partial / BACKBONE)
+    for extra in partial.parent.glob("*.safetensors"):  # the reduction travels with the values it made
         shutil.copy(extra, partial)
-    _publish(partial, path)
-    shutil.rmtree(scratch)
+    views, flipped = layout.views.tolist(), layout.flipped.tolist()
+    own = {"spec": spec, "views": views, "flipped": flipped, "bank": layout.bank}
+    zarr.open_group(partial, mode="r+").attrs.update(own)
 
 
 def _publish(partial: Path, path: Path) -> None:
@@ -196,13 +318,13 @@ def _publish(partial: Path, path: Path) -> None:
         os.replace(partial, partial.with_name("moved.zarr"))  # never resume from what is being deleted
 
 
-def shard_rows(shapes: dict[str, tuple[int, int, int]], views: int) -> int:
-    """Rows a shard, so that its arrays stay near `SHARD_BYTES`."""
-    row = 2 * views * sum(int(np.prod(s)) for s in shapes.values())
-    return max(1, SHARD_BYTES * max(FEW, len(shapes)) // (FEW * row))
+def shard_items(shapes: Shapes) -> int:
+    """Items a shard, so that its arrays stay near `SHARD_BYTES`."""
+    item = 2 * sum(int(np.prod(s)) for s in shapes.values())
+    return max(1, SHARD_BYTES * max(FEW, len(shapes)) // (FEW * item))
 
 
-def _open_partial(path: Path, shapes: dict[str, tuple[int, int, int]], rows: int, views: int, shard: int) -> None:
+def _open_partial(path: Path, shapes: Shapes, items: NDArray[np.int64], shard: int) -> None:
     """Make the store that is to be filled, unless an interrupted run has."""
     if path.exists():
         return
@@ -211,78 +333,75 @@ def _open_partial(path: Path, shapes: dict[str, tuple[int, int, int]], rows: int
     building = path.with_name("creating.zarr")
     shutil.rmtree(building, ignore_errors=True)
     group = zarr.open_group(building, mode="w")
-    for name, (c, h, w) in shapes.items():
+    for name, shape in shapes.items():
         group.create_array(
             name,
-            shape=(rows, views, c, h, w),
-            chunks=(shard, views, c, h, w),
+            shape=(len(items), *shape),
+            chunks=(shard, *shape),
             dtype="<f2",
             compressors=None,
             fill_value=float("nan"),
         )
+    group.create_array(ITEMS, data=items.astype("<i4"), chunks=items.shape, compressors=None)
     os.replace(building, path)  # all arrays or none: a kill in between leaves nothing to resume from
 
 
+def _chunk_file(path: Path, name: str, number: int) -> Path:
+    return path / name / "c" / f"{number}/0/0/0"
+
+
 @contextlib.contextmanager
-def _open_shard(
-    path: Path, number: int, rows: int, views: int, shapes: dict[str, tuple[int, int, int]]
-) -> Iterator[dict[str, Chunk]]:
+def _open_shard(path: Path, number: int, items: int, shapes: Shapes) -> Iterator[dict[str, Chunk]]:
     """A chunk file of each array, empty whatever a killed run left there."""
     with contextlib.ExitStack() as stack:
         chunks = {}
         for name, shape in shapes.items():
-            file = path / name / "c" / f"{number}/0/0/0/0"
+            file = _chunk_file(path, name, number)
             file.parent.mkdir(parents=True, exist_ok=True)
-            chunks[name] = Chunk(stack.enter_context(file.open("wb", buffering=0)), (rows, views, *shape))
+            chunks[name] = Chunk(stack.enter_context(file.open("wb", buffering=0)), (items, *shape))
         yield chunks
 
 
 def _write_shard(
-    chunks: dict[str, Chunk],
-    first: int,
-    end: int,
-    parts: Iterator[tuple[int, Features]],
-    advance: Callable[[float], None],
+    chunks: dict[str, Chunk], place: str, parts: Iterator[Features], advance: Callable[[float], None]
 ) -> None:
     writing: Future[None] | None = None
     with ThreadPoolExecutor(1, "writer") as writer:  # whatever happens, it ends before the files are closed
-        for offset, features in parts:
+        for features in parts:
             part = {name: value.half().cpu().numpy() for name, value in features.items()}
             if writing is not None:
                 writing.result()
-            writing = writer.submit(_write, chunks, offset, part, f"of rows {first}..{end - 1}")
-            advance(len(next(iter(part.values()))) / next(iter(chunks.values())).shape[1])
+            writing = writer.submit(_write, chunks, part, place)
+            advance(len(next(iter(part.values()))))
         if writing is not None:
             writing.result()
-    for chunk in chunks.values():  # zarr fills what the last one has beyond its rows
-        rest = (chunk.shape[0] - end + first, *chunk.shape[1:])
-        _put(chunk, (end - first) * chunk.shape[1], np.full(rest, np.nan, np.float16))
+    for chunk in chunks.values():
+        chunk.fill()
 
 
-def _write(chunks: dict[str, Chunk], offset: int, part: Part, place: str) -> None:
+def _write(chunks: dict[str, Chunk], part: Part, place: str) -> None:
     for name, values in part.items():
         if ((values.view(np.uint16) & INFINITE) == INFINITE).any():  # ten times as fast as isfinite on half precision
             raise ArtifactError(
                 f"features {name} {place} are not finite in float16: "
                 "set readout.dtype to float32, or choose other layers."
             )
-        _put(chunks[name], offset, values)
-
-
-def _put(chunk: Chunk, place: int, values: Half) -> None:
-    """Write values from item `place` on."""
-    left = np.ascontiguousarray(values, "<f2").reshape(-1).view(np.uint8).data
-    chunk.file.seek(2 * place * math.prod(chunk.shape[2:]))
-    while left:  # a system writes as much as it can at a time
-        left = left[chunk.file.write(left) :]
+        chunks[name].write(values)
 
 
 def _marker(scratch: Path, first: int) -> Path:
     return scratch / f"done-{first:09d}"
 
 
+def _finish(scratch: Path, first: int, chunks: dict[str, Chunk]) -> None:
+    """Note that a shard is written, and the checksums of its arrays."""
+    new = scratch / f"new-{first:09d}"
+    new.write_text("".join(f"{name} {chunk.crc:08x}\n" for name, chunk in chunks.items()))
+    os.replace(new, _marker(scratch, first))  # a marker is never seen without its checksums
+
+
 class _progress:  # noqa: N801 - a context manager used like a function
-    """Bar with images, elapsed and remaining time; silent where there is no terminal but for a line at the end."""
+    """Bar with items, elapsed and remaining time; silent where there is no terminal but for a line at the end."""
 
     def __init__(self, total: int, done: int) -> None:
         columns = (

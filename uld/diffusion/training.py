@@ -5,7 +5,7 @@ and stops when the denoising error on held-out training images no longer falls q
 goes on grow specific to single images well before that error turns up.
 """
 
-import io
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -21,13 +21,15 @@ from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
 from torch import Tensor
 
-from uld.artifacts.files import atomic
-from uld.base import random, runtime, stop
+from uld.base import random, runtime
 from uld.base.errors import BackboneError
 from uld.base.params import CLOSED
 from uld.base.scratch import scratch_folder
 from uld.diffusion.backbone import Codec
 from uld.diffusion.pinned import SIDECAR
+from uld.training.ema import Ema
+from uld.training.fit import Figures, fit
+from uld.training.held_out import HeldOut
 
 TIMESTEPS = 1000
 Timestep = Annotated[int, Field(ge=0, lt=TIMESTEPS)]
@@ -84,35 +86,44 @@ def train(
         Held-out and training denoising error (mean squared, 1 = no better than predicting zero), and the step kept.
 
     Raises:
-        runtime.Interrupted: asked to stop; state is kept. BackboneError: the loss is not finite.
+        stop.Interrupted: asked to stop; state is kept. ULDError: the loss is not finite. BackboneError: sizes do not
+            fit, there are too few images, or the model cannot be written.
     """
-    run = _Run(crops, groups, params, seed)
-    state_file = scratch_folder("backbone", params=_plain(params), seed=seed, crops=identity) / "state.pt"
-    if state_file.is_file():
-        run.restore(torch.load(state_file, map_location=run.device, weights_only=True))
-    with stop.interruptible() as interrupt:
-        while not run.finished:
-            run.step_once()
-            if run.due:
-                run.check()
-            if run.due or interrupt:
-                _save_state(state_file, run.state())
-            if interrupt:
-                raise stop.Interrupted(f"backbone saved at step {run.step}; run again to go on.")
-    run.save(folder)
-    shutil.rmtree(state_file.parent)
-    return run.figures()
+    task, p = _Task(crops, groups, params, seed), params
+    average = copy.deepcopy(task.net).requires_grad_(False)
+    watch = HeldOut(
+        average,
+        lambda: task.error(average, task.held),
+        every=p.check_every,
+        patience=p.patience,
+        min_gain=p.min_gain,
+        name="backbone",
+        of="held-out denoising error",
+    )
+    state = scratch_folder("backbone", params=_plain(p), seed=seed, crops=identity) / "state.pt"
+    fit(
+        task.net,
+        [torch.optim.AdamW(task.net.parameters(), lr=p.lr)],
+        p.max_steps,
+        task.step,
+        state,
+        "backbone",
+        schedule=lambda number: min(1.0, (number + 1) / p.warmup),
+        targets=[Ema(average, task.net, lambda number: min(p.ema, (number + 1) / (number + 11)))],
+        watch=watch,
+        keep_state=True,
+        remedy="lower backbones.*.lr",
+    )
+    average.load_state_dict(watch.best)
+    _save(folder, average, p)
+    figures = {"heldout_error": watch.best_error, "step": watch.best_step}
+    figures["train_error"] = task.error(average, task.kept)
+    shutil.rmtree(state.parent)
+    return figures
 
 
-def _save_state(path: Path, state: dict[str, Any]) -> None:
-    buffer = io.BytesIO()  # torch hides what is wrong with a file from the caller
-    torch.save(state, buffer)
-    with atomic(path) as part:
-        part.write_bytes(buffer.getbuffer())
-
-
-class _Run:
-    """Weights, optimiser and counters of one training run; its next step depends on nothing else."""
+class _Task:
+    """The network, its images, and what a step learns from them."""
 
     def __init__(self, crops: Tensor, groups: NDArray[Any], params: TrainParams, seed: int) -> None:
         self.params, self.seed = params, seed
@@ -121,109 +132,61 @@ class _Run:
         crops = _resized(crops, params.image_size)
         held = hold_out(groups, params.holdout, random.rng(seed, "holdout"))
         self.images = crops[torch.from_numpy(~held)]
-        self.held, self.kept = crops[torch.from_numpy(held)], crops[torch.from_numpy(~held)][: int(held.sum())]
+        # of the images that are learned from, as many as are held out have their error told
+        self.held, self.kept = crops[torch.from_numpy(held)], self.images[: int(held.sum())]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random.torch_rng(seed, "backbone-init").initial_seed())
             self.net = new_unet(params)
         self.net.to(self.device)
-        self.average = {name: value.clone() for name, value in self.net.state_dict().items()}
-        self.best = {name: value.clone() for name, value in self.average.items()}
-        self.optimiser = torch.optim.AdamW(self.net.parameters(), lr=params.lr)
         self.alphas = _scheduler().alphas_cumprod.to(self.device)
-        self.step, self.best_step, self.stale = 0, 0, 0
-        self.best_error, self.train_error = float("inf"), float("inf")
 
-    @property
-    def due(self) -> bool:
-        """Whether the held-out error is to be taken after this step."""
-        return self.step % self.params.check_every == 0 or self.step == self.params.max_steps
-
-    @property
-    def finished(self) -> bool:
-        return self.stale >= self.params.patience or self.step >= self.params.max_steps
-
-    def step_once(self) -> None:
+    def step(self, number: int) -> tuple[Tensor, Figures]:
+        """Loss of the step `number` in [0, max_steps)."""
         p = self.params
-        rng = random.torch_rng(self.seed, "backbone-step", self.step)
+        rng = random.torch_rng(self.seed, "backbone-step", number)
         chosen = torch.randint(len(self.images), (p.batch,), generator=rng)
         images = augment(self.images[chosen].float() / 127.5 - 1, p.augment, rng)
         t = torch.randint(p.max_timestep, (p.batch,), generator=rng)
-        loss = self._loss(self.codec(images), t, rng)
-        if not torch.isfinite(loss):
-            raise BackboneError(f"the denoising loss is {loss.item()} at step {self.step}: lower backbones.*.lr.")
-        for group in self.optimiser.param_groups:
-            group["lr"] = p.lr * min(1.0, (self.step + 1) / p.warmup)
-        self.optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
-        self.optimiser.step()
-        self.step += 1
-        keep = min(p.ema, self.step / (10 + self.step))
-        for name, value in self.net.state_dict().items():
-            self.average[name].lerp_(value, 1 - keep)
+        return self._loss(self.net, self.codec(images), t, rng), {}
 
-    def check(self) -> None:
-        """Held-out error of the averaged weights; remember the best, count the checks without progress."""
-        error = self._error(self.held)
-        self.stale = 0 if error < self.best_error * (1 - self.params.min_gain) else self.stale + 1
-        print(f"backbone step {self.step}: held-out denoising error {error:.4f}", flush=True)
-        if error < self.best_error:
-            self.best_error, self.best_step, self.train_error = error, self.step, self._error(self.kept)
-            self.best = {name: value.clone() for name, value in self.average.items()}
-
-    def figures(self) -> dict[str, float]:
-        return {"heldout_error": self.best_error, "train_error": self.train_error, "step": self.best_step}
-
-    def state(self) -> dict[str, Any]:
-        counters = ("step", "best_step", "stale", "best_error", "train_error", "average", "best")
-        return {"net": self.net.state_dict(), "optimiser": self.optimiser.state_dict()} | {
-            k: getattr(self, k) for k in counters
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.net.load_state_dict(state.pop("net"))
-        self.optimiser.load_state_dict(state.pop("optimiser"))
-        for name, value in state.items():
-            setattr(self, name, value)
-
-    def save(self, folder: Path) -> None:
-        self.net.load_state_dict(self.best)
-        try:
-            self.net.save_pretrained(folder / "unet")
-        except SafetensorError as error:  # how a full disk shows there
-            raise BackboneError(
-                f"the model cannot be written to {folder}: {error}. Free the place and run again."
-            ) from error
-        _scheduler().save_pretrained(folder / "scheduler")
-        about = {
-            "_class_name": "DDPMPipeline",
-            "scheduler": ["diffusers", "DDPMScheduler"],
-            "unet": ["diffusers", "UNet2DModel"],
-        }
-        (folder / "model_index.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
-        p = self.params
-        sidecar = {"image_size": p.image_size, "channels": p.channels, "factor": p.factor, "codec": "space_to_depth"}
-        (folder / SIDECAR).write_text(json.dumps(sidecar, indent=1, sort_keys=True) + "\n")
-
-    def _error(self, images: Tensor) -> float:
-        trained = {name: value.clone() for name, value in self.net.state_dict().items()}
-        self.net.load_state_dict(self.average)
+    @torch.no_grad()
+    def error(self, net: UNet2DModel, images: Tensor) -> float:
+        """Denoising error of a network on images (n, 3, R, R) uint8, by the same noise each time."""
         rng = random.torch_rng(self.seed, "backbone-check")
         total = 0.0
-        with torch.no_grad():
-            latent = self.codec(images.float() / 127.5 - 1)
-            for t in self.params.check_timesteps:
-                losses = [self._loss(part, torch.full((len(part),), t), rng) * len(part) for part in latent.split(64)]
-                total += float(sum(losses)) / len(latent)
-        self.net.load_state_dict(trained)
+        latent = self.codec(images.float() / 127.5 - 1)
+        for t in self.params.check_timesteps:
+            parts = latent.split(64)
+            losses = [self._loss(net, part, torch.full((len(part),), t), rng) * len(part) for part in parts]
+            total += float(sum(losses)) / len(latent)
         return total / len(self.params.check_timesteps)
 
-    def _loss(self, latent: Tensor, t: Tensor, rng: torch.Generator) -> Tensor:
+    def _loss(self, net: UNet2DModel, latent: Tensor, t: Tensor, rng: torch.Generator) -> Tensor:
         """Mean squared error of the predicted noise (DDPM, Ho et al. 2020, eq. 14)."""
         noise = torch.randn(latent.shape, generator=rng).to(self.device)
         alpha = self.alphas[t.to(self.device)][:, None, None, None]
         noisy = alpha.sqrt() * latent.to(self.device) + (1 - alpha).sqrt() * noise
-        return F.mse_loss(self.net(noisy, t.to(self.device)).sample, noise)
+        return F.mse_loss(net(noisy, t.to(self.device)).sample, noise)
+
+
+def _save(folder: Path, net: UNet2DModel, params: TrainParams) -> None:
+    """Write the diffusers folder, and beside it what the loader must know of the codec."""
+    try:
+        net.save_pretrained(folder / "unet")
+    except SafetensorError as error:  # how a full disk shows there
+        raise BackboneError(
+            f"the model cannot be written to {folder}: {error}. Free the place and run again."
+        ) from error
+    _scheduler().save_pretrained(folder / "scheduler")
+    about = {
+        "_class_name": "DDPMPipeline",
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "unet": ["diffusers", "UNet2DModel"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
+    p = params
+    sidecar = {"image_size": p.image_size, "channels": p.channels, "factor": p.factor, "codec": "space_to_depth"}
+    (folder / SIDECAR).write_text(json.dumps(sidecar, indent=1, sort_keys=True) + "\n")
 
 
 def hold_out(groups: NDArray[Any], share: float, rng: np.random.Generator) -> NDArray[np.bool_]:

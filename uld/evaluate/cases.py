@@ -136,7 +136,7 @@ def normaliser(protocol: Protocol, one: AnnotationSet, annotated: Array) -> Arra
 
 def cases(inputs: Inputs, protocols: dict[str, Protocol]) -> Iterator[Case]:
     """Every (protocol, mark-up, kind) that can be scored: some annotated image in both splits, and a map to fit."""
-    found, split = inputs.predictions, inputs.predictions.split
+    found, split = inputs.predictions.found, inputs.predictions.split
     kinds = {"dense": found.dense_xy, "detected": found.xy, "filled": found.filled_xy}
     for name, protocol in protocols.items():
         if not protocol.centred and not found.xy.shape[1]:

@@ -9,12 +9,11 @@ import pandas as pd
 from uld.artifacts.annotations import read_annotations
 from uld.artifacts.boxes import read_boxes
 from uld.artifacts.files import read_table
-from uld.artifacts.labels import read_labels
+from uld.artifacts.labels import POSE, read_labels
 from uld.evaluate import pose, yaw
 from uld.evaluate.cases import align
-from uld.landmarks.posed import poses_of
 
-COLUMNS = ["step", "number", "round", "range", "accuracy"]
+COLUMNS = ["method", "number", "round", "range", "accuracy"]
 OVERALL = "overall"
 
 
@@ -22,11 +21,11 @@ def of_rounds(rounds: dict[str, str], folder: Path = Path("artifacts")) -> tuple
     """Figures of each round whose labels have pose clusters, and its accuracy by range of yaw.
 
     Args:
-        rounds: name of each round -> its step, in order.
+        rounds: name of each round -> its method, in order.
 
     Returns:
         round -> figures; and a line a round and range that some cluster stands for, with `COLUMNS`: `number` counts the
-        rounds of a step from 1, range `overall` is all of them. Both are empty where yaw is not known.
+        rounds of a method from 1, range `overall` is all of them. Both are empty where yaw is not known.
 
     Raises:
         ArtifactError: a round has no labels.
@@ -37,13 +36,13 @@ def of_rounds(rounds: dict[str, str], folder: Path = Path("artifacts")) -> tuple
     tree: dict[str, Any] = {}
     lines: list[tuple[str, int, str, str, float]] = []
     numbers: dict[str, int] = {}
-    for name, step in rounds.items():
+    for name, method in rounds.items():
         labels = read_labels(folder / "rounds" / name / "labels.h5")
-        number = numbers[step] = numbers.get(step, 0) + 1
-        own = poses_of(labels, np.arange(len(images)), 0)  # of the images as they are, not mirrored
+        number = numbers[method] = numbers.get(method, 0) + 1
+        own = labels.own_of(POSE, np.arange(len(images)), flipped=False)  # of the images as they are, not mirrored
         if not np.isfinite(known[own >= 0]).any():
             continue
         tree[name] = pose.scores(own[own >= 0], known[own >= 0])
         shares = {OVERALL: tree[name]["accuracy"], **tree[name]["ranges"]}
-        lines += [(step, number, name, span, share) for span, share in shares.items() if np.isfinite(share)]
+        lines += [(method, number, name, span, share) for span, share in shares.items() if np.isfinite(share)]
     return tree, pd.DataFrame(lines, columns=COLUMNS)

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from uld.base.errors import ParamsError
 from uld.base.params import CLOSED
+from uld.geometry.views import EvaluationWarps
 
 ALL = 0  # in `Protocol.rows`: every annotated training image
 
@@ -28,6 +29,7 @@ class EvaluateParams:
     raw: Threshold  # threshold of the raw-landmark accuracy
     ced_limit: Threshold  # where the CED ends; an image beyond it is a failure
     bootstrap: Annotated[int, Field(ge=1)]  # resamples of the test images
+    warps: EvaluationWarps  # in which test images are stored and looked for landmarks, for `stability`
 
 
 @plain_dataclass(frozen=True)

@@ -87,14 +87,14 @@ def label_free(inputs: Inputs, quality: dict[str, Any]) -> dict[str, Any]:
     """The part of the tree that needs no annotation."""
     predictions = inputs.predictions
     test = np.flatnonzero(predictions.split == "test")
-    landmarks = predictions.xy.shape[1]
+    landmarks = predictions.found.xy.shape[1]
     known = bool(landmarks and len(test))
     return {
         "landmarks": landmarks,
         "images": {"train": int((predictions.split == "train").sum()), "test": len(test), "missed": inputs.missed},
-        "detection_rate": detection_rate(predictions.xy[test]).mean() if known else math.nan,
-        "stability": stability(predictions, inputs.boxes, test) if known else math.nan,
-        "distinct": distinct(predictions.dense_xy[test], inputs.boxes[test]) if known else math.nan,
+        "detection_rate": detection_rate(predictions.found.xy[test]).mean() if known else math.nan,
+        "stability": stability(predictions, inputs.boxes) if known else math.nan,
+        "distinct": distinct(predictions.found.dense_xy[test], inputs.boxes[test]) if known else math.nan,
         "clusters": quality,
         "poses": _poses(inputs, test),
     }
@@ -102,7 +102,7 @@ def label_free(inputs: Inputs, quality: dict[str, Any]) -> dict[str, Any]:
 
 def _poses(inputs: Inputs, test: NDArray[np.int64]) -> dict[str, Any]:
     """How well pose clusters tell yaw, on the test images; nothing without pose clusters or yaw."""
-    label, yaw = inputs.predictions.pose, inputs.yaw[test]
+    label, yaw = inputs.predictions.found.pose, inputs.yaw[test]
     if label is None or not np.isfinite(yaw).any():
         return {}
     return pose.scores(label[test], yaw)

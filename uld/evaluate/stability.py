@@ -16,25 +16,24 @@ def detection_rate(xy: NDArray[np.floating]) -> Array:
     return present(xy).mean(axis=0)
 
 
-def stability(predictions: Predictions, boxes: Array, rows: NDArray[np.int64]) -> float:
+def stability(predictions: Predictions, boxes: Array) -> float:
     """How far landmarks move when the image is rotated or scaled, percent of the box size; 0 is perfect.
 
-    The mean distance between a landmark found in view v, mapped back to the image, and the one found in the untouched
-    view, over images `rows`, landmarks and views v >= 1, divided by the square root of the box area. Mirrored views are
-    left out: a landmark may rightly change sides there. NaN if there is no such view or landmark.
+    The mean distance between a landmark found under a warp, mapped back to the image, and the one found in the image as
+    it is, over test images, landmarks and the evaluation's warps, divided by the square root of the box area. The warps
+    are the same for every row. NaN if there is no warp or landmark.
 
     Args:
-        predictions: with view_xy (N, V, K, 2).
+        predictions: with warped landmarks (T, E, K, 2).
         boxes: (N, 4) x1, y1, x2, y2.
-        rows: images to average over.
     """
-    views = np.flatnonzero(~predictions.mirrored[1:]) + 1
-    size = np.sqrt(np.prod(boxes[rows, 2:] - boxes[rows, :2], axis=1))
-    start = predictions.view_xy[rows, 0].astype(np.float64)
-    moved = [np.linalg.norm(predictions.view_xy[rows, v] - start, axis=2) / size[:, None] for v in views]
-    if not moved or not start.size:
+    rows, warped = predictions.warped.rows, predictions.warped.xy
+    if not warped.size:
         return float("nan")
-    return 100 * float(mean(np.stack(moved).ravel(), 0))
+    size = np.sqrt(np.prod(boxes[rows, 2:] - boxes[rows, :2], axis=1))
+    start = predictions.found.dense_xy[rows].astype(np.float64)
+    moved = np.linalg.norm(warped - start[:, None], axis=3) / size[:, None, None]
+    return 100 * float(mean(moved.ravel(), 0))
 
 
 def distinct(xy: NDArray[np.floating], boxes: Array) -> int:

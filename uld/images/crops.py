@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
+import torch
 import zarr
 from numpy.typing import NDArray
 from rich.console import Console
@@ -150,3 +151,8 @@ class Crops:
     def fingerprint(self) -> str:
         """sha256 of the crops' pixels, masks and affines."""
         return self._sha256
+
+
+def as_images(pixels: Pixels, device: torch.device) -> torch.Tensor:
+    """Crops (B, S, S, 3) uint8 as networks take them: (B, 3, S, S) float32 in [0, 1]."""
+    return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255

@@ -20,21 +20,22 @@ FAINT = 1e-4  # heat below which all cells are alike
 class PeakParams:
     """Which maxima of a heat map are points."""
 
-    radius: Annotated[int, Field(ge=1)]  # cells in x and in y within which only the highest stays
-    threshold: Annotated[float, Field(ge=0, le=1)]
-    least: Annotated[int, Field(ge=0)]  # so many highest maxima are points even below the threshold
-    cap: Annotated[int, Field(ge=1)]  # most points an image
+    radius: Annotated[int, Field(ge=1)]  # cells in x and in y within which only the highest maximum stays
+    threshold: Annotated[float, Field(ge=0, le=1)]  # lowest heat of a point
+    min_points: Annotated[int, Field(ge=0)]  # so many highest maxima of an image are points even below the threshold
+    max_points: Annotated[int, Field(ge=1)]  # an image
 
 
 @closed(frozen=True, config=CLOSED)
 class DetectParams(PeakParams):
-    """And what the heat map says where there is none."""
+    """Which maxima of a heat map are points, and what the heat says of other places."""
 
-    heat: Annotated[float, Field(ge=0)]  # what its logarithm counts for beside the cosine of a dense match; 0: nothing
+    # a dense match maximises cosine + heat_weight x log(heat); 0: the cosine alone
+    heat_weight: Annotated[float, Field(ge=0)]
 
     def prior(self, heat: torch.Tensor) -> torch.Tensor:
         """What dense matches add to similarities: (B, 1, G, G) of heat (B, C, G, G) in [0, 1]."""
-        return self.heat * heat.amax(1, keepdim=True).clamp_min(FAINT).log()
+        return self.heat_weight * heat.amax(1, keepdim=True).clamp_min(FAINT).log()
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ def detect(descriptors: torch.Tensor, heat: torch.Tensor, inside: torch.Tensor, 
     Args:
         descriptors: (B, D, G, G). heat: (B, G, G) in [0, 1]. inside: (B, G, G) bool.
     """
-    found = peaks.peaks(heat, inside, params.radius, 0, max(params.cap, params.least))
+    found = peaks.peaks(heat, inside, params.radius, 0, max(params.max_points, params.min_points))
     rank = np.arange(len(found.image)) - np.searchsorted(found.image, found.image)
-    kept = ((found.score >= params.threshold) & (rank < params.cap)) | (rank < params.least)
+    kept = ((found.score >= params.threshold) & (rank < params.max_points)) | (rank < params.min_points)
     image, score = found.image[kept], found.score[kept]
     index = torch.from_numpy(image).to(heat.device)
     cell = torch.from_numpy(found.xy[kept]).to(heat.device)

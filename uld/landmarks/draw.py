@@ -3,17 +3,30 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass as closed
 
 from uld.base import runtime
+from uld.base.params import CLOSED
 from uld.geometry import coords
-from uld.methods.base import Source
+from uld.sources.source import Source
+from uld.sources.views import View
 
 log = logging.getLogger(__name__)
+
+
+@closed(frozen=True, config=CLOSED)
+class DrawParams:
+    """How many random pixels are drawn."""
+
+    points: Annotated[int, Field(ge=1)]  # random pixels an image and flip
+    max_points: Annotated[int, Field(ge=1)]  # in total
 
 
 @dataclass(frozen=True)
@@ -28,7 +41,7 @@ class Draw:
         """Row (B * n,) of each position, in the order of `batches`."""
         return np.repeat(self.rows, self.uniform.shape[1])
 
-    def batches(self, source: Source, view: int = 0) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
+    def batches(self, source: Source, view: View) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
         """Batch by batch, rows (b,) and positions xy (b, n, 2) in cells. They do not depend on the batch size."""
         size = runtime.batch_size()
         for start in range(0, len(self.rows), size):
@@ -36,11 +49,12 @@ class Draw:
             yield rows, place(source.inside(rows, view), torch.from_numpy(self.uniform[start : start + size]))
 
 
-def draw(rows: NDArray[np.int64], points: int, cap: int, rng: np.random.Generator) -> Draw:
-    """Plan `points` positions in each image of `rows` (N,), but at most `cap` in total.
+def draw(rows: NDArray[np.int64], params: DrawParams, rng: np.random.Generator) -> Draw:
+    """Plan `points` positions in each image of `rows` (N,), but at most `max_points` in total.
 
-    Above the cap there are fewer points an image; if even one in each image is too many, `cap` images are drawn.
+    Above that there are fewer points an image; if even one in each image is too many, so many images are drawn.
     """
+    points, cap = params.points, params.max_points
     wanted = len(rows) * points
     if len(rows) > cap:
         rows = np.sort(rng.choice(rows, cap, replace=False))
@@ -68,7 +82,7 @@ def place(inside: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     return torch.stack([cell % grid, cell // grid], dim=2) + uniform[..., 1:] - 0.5
 
 
-def describe(source: Source, positions: Draw, view: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def describe(source: Source, positions: Draw, view: View) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Positions (M, 2) in cells of a view and their bilinear descriptors (M, D) of unit length."""
     xy = np.empty((positions.uniform[..., 0].size, 2), dtype=np.float32)
     x = np.empty((0, 0), dtype=np.float32)

@@ -1,16 +1,16 @@
-"""The methods: one file each, same order of sections. A step in params.yaml names its method here."""
+"""The methods: one file each, same order of sections. A round or row in params.yaml names its method here."""
 
 import importlib
 
 from uld.base.errors import ParamsError
 from uld.methods.base import Method
 
-STEPS = {
+METHODS = {
     "zeroshot": "uld.methods.zeroshot:ZeroShot",
     "duld": "uld.methods.duld:DULD",
     "pose_proxy": "uld.methods.pose_proxy:PoseProxy",
     "duld_pp": "uld.methods.duld_pp:DULDPP",
-    "duld_pp_full_vae": "uld.methods.duld_pp_full_vae:DULDPPFullVAE",
+    "duld_pp_full_vae": "uld.methods.duld_pp:DULDPP",  # the same with another loss in its block
     "mallis_d": "uld.methods.mallis_d:MallisD",
     "mallis_d_detector": "uld.methods.mallis_d_detector:MallisDDetector",
     "position": "uld.methods.position:Position",
@@ -19,13 +19,13 @@ STEPS = {
 
 
 def load(name: str) -> type[Method]:
-    """The class of the method `name`, with its block of params as `Params`; imported only when asked for.
+    """The class of the method `name`, with the types of its two blocks of params; imported only when asked for.
 
     Raises:
         ParamsError: no method has this name.
     """
-    if name not in STEPS:
-        raise ParamsError(f"there is no method '{name}': choose one of {', '.join(STEPS)}.")
-    module, kind = STEPS[name].split(":")
+    if name not in METHODS:
+        raise ParamsError(f"there is no method '{name}': choose one of {', '.join(METHODS)}.")
+    module, kind = METHODS[name].split(":")
     found: type[Method] = getattr(importlib.import_module(module), kind)
     return found

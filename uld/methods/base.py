@@ -4,72 +4,35 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
+from uld.artifacts.found import Found
 from uld.artifacts.labels import Labels
 from uld.artifacts.landmarks import Landmarks
 from uld.base.errors import ULDError
-from uld.geometry.coords import Affine
-from uld.models import Head
-from uld.sources.views import Bank
+from uld.geometry.frames import Rows
+from uld.models.base import Model
+from uld.sources.source import Source
+from uld.sources.views import TrainingViews, View
 
 
-class Source(Protocol):
-    """Descriptors of images on a G x G grid, from a feature store or computed on the spot."""
+@dataclass(frozen=True)
+class Task:
+    """What landmarks are discovered on.
 
-    @property
-    def grid(self) -> int:
-        """G, cells a side."""
-        ...
+    source: what the model says; rows (n,): training images; count: K; rng: draws all that is drawn; previous: labels of
+    the model's last round, None of a model that has been through none.
+    """
 
-    @property
-    def views(self) -> Affine:
-        """(V, 2, 3), crop -> view; view 0 is the untouched crop."""
-        ...
-
-    @property
-    def mirrored(self) -> NDArray[np.bool_]:
-        """(V,)."""
-        ...
-
-    @property
-    def detects(self) -> bool:
-        """Whether the model has heat maps."""
-        ...
-
-    @property
-    def poses(self) -> bool:
-        """Whether the model has pose codes."""
-        ...
-
-    def describe(self, rows: NDArray[np.int64], view: int = 0) -> torch.Tensor:
-        """(B, D, G, G) float32 descriptors of unit length, of view `view` of the bank."""
-        ...
-
-    def maps(self, rows: NDArray[np.int64], view: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        """Descriptors as above and heat maps (B, C, G, G) in [0, 1]."""
-        ...
-
-    def codes(self, heat: torch.Tensor) -> torch.Tensor:
-        """Pose codes (B, C) float32 of heat maps as `maps` gives them."""
-        ...
-
-    def inside(self, rows: NDArray[np.int64], view: int = 0) -> torch.Tensor:
-        """(B, G, G) bool: cells that show the photograph and not padding."""
-        ...
-
-    def to_image(self, rows: NDArray[np.int64], xy: NDArray[np.float32], view: int = 0) -> NDArray[np.float32]:
-        """Points (B, P, 2) from cells of view `view` to image pixels."""
-        ...
-
-    def to_cells(self, rows: NDArray[np.int64], xy: NDArray[np.float32], view: int = 0) -> NDArray[np.float32]:
-        """Points (B, P, 2) from image pixels to cells of view `view`."""
-        ...
+    source: Source
+    rows: Rows
+    count: int
+    rng: np.random.Generator
+    previous: Labels | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +44,7 @@ class Discovery:
 
 
 @dataclass(frozen=True)
-class Marked:
+class Labelled:
     """Result of `Method.label`: pseudo-labels and figures of their health (docs/artifacts.md)."""
 
     labels: Labels
@@ -90,70 +53,46 @@ class Marked:
 
 @dataclass(frozen=True)
 class Training:
-    """What a round is trained on: labels, the view bank, a generator a step, its resume state, a name for messages."""
+    """What a round is trained on: labels, views, a generator a step, its resume state, and its name for messages."""
 
     labels: Labels
-    bank: Bank
+    views: TrainingViews
     rng: Callable[[int], np.random.Generator]
     state: Path
     name: str
 
 
-@dataclass(frozen=True)
-class Found:
-    """Landmarks of B images in grid cells: xy (B, K, 2), NaN where missing, score (B, K); dense_*: always filled.
+class Method(ABC):
+    """One way from what a model says to landmarks. Final classes only: a variant is another file or a parameter.
 
-    Of two-stage clustering also the pose (B,) and its margin (B,), see `artifacts.Predictions`.
+    `Cluster` is the type of the block methods.<name>.cluster, which says how landmarks are discovered, labelled and
+    found; `Train` that of methods.<name>.train, of methods whose rounds train a model.
     """
 
-    xy: NDArray[np.float32]
-    score: NDArray[np.float32]
-    dense_xy: NDArray[np.float32]
-    dense_score: NDArray[np.float32]
-    pose: NDArray[np.int64] | None = None
-    pose_margin: NDArray[np.float32] | None = None
-
-
-class Method(ABC):
-    """One way from descriptors to landmarks. Final classes only: a variant is another file."""
-
-    Params: ClassVar[type[Any]]  # the method's block of `steps`
+    Cluster: ClassVar[type[Any]]
+    Train: ClassVar[Any] = None
 
     @abstractmethod
-    def __init__(self, params: Any) -> None: ...
+    def __init__(self, params: Any) -> None:
+        """`params` is an instance of `Cluster`."""
 
     @abstractmethod
-    def discover(
-        self,
-        source: Source,
-        rows: NDArray[np.int64],
-        count: int,
-        rng: np.random.Generator,
-        previous: Labels | None = None,
-    ) -> Discovery:
-        """Find K = `count` landmarks on the training images `rows`; `previous`: labels of the model's last round."""
+    def discover(self, task: Task) -> Discovery:
+        """Find K landmarks on training images."""
 
-    def label(
-        self,
-        source: Source,
-        landmarks: Landmarks,
-        rows: NDArray[np.int64],
-        rng: np.random.Generator,
-        previous: Labels | None = None,
-    ) -> Marked:
-        """The pseudo-labels of a round in the images `rows`."""
-        raise ULDError("this step is no round of self-training: choose another one in rounds.")
+    def label(self, task: Task, landmarks: Landmarks) -> Labelled:
+        """The pseudo-labels of a round: where the discovered landmarks are in the training images."""
+        raise ULDError("this method has no rounds of self-training: choose another one in rounds.")
 
-    def train(self, head: Head, training: Training) -> tuple[Head, pd.DataFrame]:
-        """The model after a round on pseudo-labels, and a line a training step."""
-        raise ULDError(f"{training.name}: its step trains nothing: choose another one in rounds.")
+    @staticmethod
+    def train(model: Model, training: Training, params: Any) -> tuple[Model, pd.DataFrame]:
+        """The model after a round on pseudo-labels, and a line a training step; `params` is an instance of `Train`."""
+        raise ULDError(f"{training.name}: its method trains nothing: choose another one in rounds.")
 
     @abstractmethod
-    def find(self, source: Source, landmarks: Landmarks, rows: NDArray[np.int64], view: int = 0) -> Found:
-        """Find the discovered landmarks in a batch of images."""
+    def find(self, source: Source, landmarks: Landmarks, rows: Rows, view: View) -> Found:
+        """Find the discovered landmarks in a batch of images in a view, in cells."""
 
-    def match(
-        self, source: Source, landmarks: Landmarks, rows: NDArray[np.int64], view: int = 0
-    ) -> NDArray[np.float32]:
+    def match(self, source: Source, landmarks: Landmarks, rows: Rows, view: View) -> NDArray[np.float32]:
         """`Found.dense_xy` (B, K, 2) alone, for methods that need no detector for it."""
         return self.find(source, landmarks, rows, view).dense_xy

@@ -1,84 +1,76 @@
 """D-ULD++ (CVPR 2024, section 3.3): landmarks by two-stage clustering, poses apart by a contrastive loss.
 
 Rounds begin at one of the pose proxy. Images are clustered by the code of their heat map, descriptors within each pose;
-the detector learns the labels, and its heat map a code that tells the poses apart.
+the detector learns the labels, and its heat map a code that tells the poses apart (`loss: contrast`, equation 3). With
+`loss: elbo` the pose part goes on to learn as in the pose proxy: the ablation's row with the full autoencoder.
 """
 
-from typing import Annotated
-
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from uld.artifacts.labels import Labels
+from uld.artifacts.found import Found
 from uld.artifacts.landmarks import Landmarks
 from uld.base.params import CLOSED
+from uld.geometry.frames import Rows
 from uld.landmarks import label, posed
 from uld.landmarks.detect import DetectParams
+from uld.landmarks.label import LabelParams
 from uld.landmarks.posed import TwoStageParams
-from uld.methods.base import Discovery, Found, Marked, Method, Source, Training
-from uld.models import Head
-from uld.training import proxy
-from uld.training.proxy import ContrastParams
+from uld.methods.base import Discovery, Labelled, Method, Task, Training
+from uld.models.base import Model
+from uld.sources.source import Source
+from uld.sources.views import View
+from uld.training import elbo, pose_contrast
+from uld.training.elbo import ElboParams
+from uld.training.pose_contrast import ContrastParams
 
 
 @dataclass(frozen=True, config=CLOSED)
 class DULDPPParams:
-    """Params of D-ULD++."""
+    """How D-ULD++ clusters, labels and finds."""
 
-    cluster: TwoStageParams
+    poses: TwoStageParams
     detect: DetectParams
-    join: Annotated[float, Field(gt=0)] | None  # as in D-ULD
-    fill: Annotated[float, Field(ge=0, le=1)] | None  # as in D-ULD
-    train: ContrastParams
+    label: LabelParams
 
 
 class DULDPP(Method):
     """A landmark is a cluster of detected points in each pose."""
 
-    Params = DULDPPParams
+    Cluster = DULDPPParams
+    Train = ContrastParams | ElboParams
 
     def __init__(self, params: DULDPPParams) -> None:
         self.params = params
 
     # --- discover ---
 
-    def discover(
-        self,
-        source: Source,
-        rows: NDArray[np.int64],
-        count: int,
-        rng: np.random.Generator,
-        previous: Labels | None = None,
-    ) -> Discovery:
+    def discover(self, task: Task) -> Discovery:
         """Poses, and how the landmarks of the last round look in each."""
-        return posed.discover(source, rows, count, rng, previous, self.params.cluster, self.params.detect)
+        return posed.discover(task, self.params.poses, self.params.detect)
 
     # --- label ---
 
-    def label(
-        self,
-        source: Source,
-        landmarks: Landmarks,
-        rows: NDArray[np.int64],
-        rng: np.random.Generator,
-        previous: Labels | None = None,
-    ) -> Marked:
-        """Each image gets a pose, and the landmarks as they look in it."""
-        p = self.params
-        labels, marked = posed.to_labels(source, rows, landmarks, p.detect, p.cluster.place, p.join, p.fill)
-        return Marked(labels, label.health(source, marked, labels, previous))
+    def label(self, task: Task, landmarks: Landmarks) -> Labelled:
+        """Each image and its mirror image gets a pose, and the landmarks as they look in it."""
+        source, flips = task.source, task.source.views.flips
+        marked = [self.find(source, landmarks, task.rows, view) for view in flips]
+        labels = label.to_labels(source, task.rows, marked, self.params.label)
+        health = label.health(source, task.rows, marked, labels, task.previous)
+        return Labelled(posed.with_poses(labels, task.rows, marked, flips), health)
 
     # --- train ---
 
-    def train(self, head: Head, training: Training) -> tuple[Head, pd.DataFrame]:
-        """Detector: squared error. Pose codes: contrastive loss over pose labels (eq. 3)."""
-        return proxy.by_contrast(head, training, self.params.train)
+    @staticmethod
+    def train(model: Model, training: Training, params: ContrastParams | ElboParams) -> tuple[Model, pd.DataFrame]:
+        """Detector: squared error. Pose codes: contrastive loss over pose labels, or the evidence lower bound."""
+        if params.loss == "contrast":
+            return pose_contrast.train(model, training, params)
+        return elbo.train(model, training, params)
 
     # --- find ---
 
-    def find(self, source: Source, landmarks: Landmarks, rows: NDArray[np.int64], view: int = 0) -> Found:
+    def find(self, source: Source, landmarks: Landmarks, rows: Rows, view: View) -> Found:
         """The pose of each image, and the landmarks as they look in it."""
-        return posed.find(source, landmarks, rows, view, self.params.detect, self.params.cluster.place)
+        poses = landmarks.known_poses()
+        return posed.find(source, rows, view, poses, self.params.detect, self.params.poses.place)

@@ -1,13 +1,15 @@
 """Baseline without landmarks: its forward error is what predicting the mean training shape for every image costs."""
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
-from uld.artifacts.labels import Labels
+from uld.artifacts.found import Found
 from uld.artifacts.landmarks import Landmarks
 from uld.base.params import CLOSED
-from uld.methods.base import Discovery, Found, Method, Source
+from uld.geometry.frames import Rows
+from uld.methods.base import Discovery, Method, Task
+from uld.sources.source import Source
+from uld.sources.views import View
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -18,21 +20,14 @@ class MeanShapeParams:
 class MeanShape(Method):
     """K = 0 landmarks: a regressor from them has nothing but its intercept, the mean shape."""
 
-    Params = MeanShapeParams
+    Cluster = MeanShapeParams
 
     def __init__(self, params: MeanShapeParams) -> None:
         self.params = params
 
     # --- discover ---
 
-    def discover(
-        self,
-        source: Source,
-        rows: NDArray[np.int64],
-        count: int,
-        rng: np.random.Generator,
-        previous: Labels | None = None,
-    ) -> Discovery:
+    def discover(self, task: Task) -> Discovery:
         """No landmark and no figure."""
         landmarks = Landmarks(
             centroids=np.empty((0, 0), dtype=np.float32),
@@ -46,8 +41,6 @@ class MeanShape(Method):
 
     # --- find ---
 
-    def find(self, source: Source, landmarks: Landmarks, rows: NDArray[np.int64], view: int = 0) -> Found:
+    def find(self, source: Source, landmarks: Landmarks, rows: Rows, view: View) -> Found:
         """Nothing in any image."""
-        xy = np.empty((len(rows), 0, 2), dtype=np.float32)
-        score = np.empty((len(rows), 0), dtype=np.float32)
-        return Found(xy, score, xy, score)
+        return Found.absent(len(rows), 0)

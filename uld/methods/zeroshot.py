@@ -4,71 +4,53 @@ Where the paper is silent or random: descriptors have unit length; at test time 
 subset, which makes the result the same every time.
 """
 
-from typing import Annotated
-
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from uld.artifacts.labels import Labels
+from uld.artifacts.found import Found
 from uld.artifacts.landmarks import Landmarks
 from uld.base.params import CLOSED
 from uld.cluster import kmeans
+from uld.cluster.kmeans import KMeansParams
 from uld.cluster.quality import quality
-from uld.landmarks import assign
-from uld.landmarks.draw import describe, draw
+from uld.geometry.frames import Rows
+from uld.landmarks import match
+from uld.landmarks.draw import DrawParams, describe, draw
 from uld.landmarks.summary import summarise
-from uld.methods.base import Discovery, Found, Method, Source
+from uld.methods.base import Discovery, Method, Task
+from uld.sources.source import Source
+from uld.sources.views import View
 
 
 @dataclass(frozen=True, config=CLOSED)
-class ZeroShotParams:
-    """Params of ZeroShot.
+class ZeroShotParams(DrawParams, KMeansParams):
+    """Params of ZeroShot."""
 
-    points: random pixels an image. cap: most points in total. restarts, iterations: of k-means.
-    refine: whether landmarks lie between cells.
-    """
-
-    points: Annotated[int, Field(ge=1)]
-    cap: Annotated[int, Field(ge=1)]
-    restarts: Annotated[int, Field(ge=1)]
-    iterations: Annotated[int, Field(ge=1)]
-    refine: bool
+    refine: bool  # whether landmarks lie between cells
 
 
 class ZeroShot(Method):
     """A landmark is a cluster of descriptors; in an image it is the pixel nearest to the cluster's centroid."""
 
-    Params = ZeroShotParams
+    Cluster = ZeroShotParams
 
     def __init__(self, params: ZeroShotParams) -> None:
         self.params = params
 
     # --- discover ---
 
-    def discover(
-        self,
-        source: Source,
-        rows: NDArray[np.int64],
-        count: int,
-        rng: np.random.Generator,
-        previous: Labels | None = None,
-    ) -> Discovery:
+    def discover(self, task: Task) -> Discovery:
         """Cluster the descriptors of random pixels of the training images."""
-        p = self.params
-        positions = draw(rows, p.points, p.cap, rng)
-        xy, x = describe(source, positions)
-        clusters = kmeans.fit(x, count, rng, restarts=p.restarts, iterations=p.iterations, cap=p.cap)
-        at = source.to_image(positions.image, xy[:, None])[:, 0]
-        landmarks = summarise(positions.image, at, x, clusters, rng)
-        return Discovery(landmarks, quality(x, clusters, rng))
+        source, p = task.source, self.params
+        positions = draw(task.rows, p, task.rng)
+        xy, x = describe(source, positions, source.views.plain)
+        clusters = kmeans.fitted(x, task.count, task.rng, p)
+        at = source.to_image(positions.image, xy[:, None], source.views.plain)[:, 0]
+        landmarks = summarise(positions.image, at, x, clusters, task.rng)
+        return Discovery(landmarks, quality(x, clusters, task.rng))
 
     # --- find ---
 
-    def find(self, source: Source, landmarks: Landmarks, rows: NDArray[np.int64], view: int = 0) -> Found:
+    def find(self, source: Source, landmarks: Landmarks, rows: Rows, view: View) -> Found:
         """Exemplar assignment over all cells of the images."""
-        match = assign.dense(
-            source.describe(rows, view), source.inside(rows, view), landmarks.centroids, self.params.refine
-        )
-        return Found(match.xy, match.score, match.dense_xy, match.dense_score)
+        seen, inside = source.describe(rows, view), source.inside(rows, view)
+        return match.dense(seen, inside, landmarks.centroids, refine=self.params.refine, anywhere=True).found()

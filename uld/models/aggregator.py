@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uld.base.errors import ULDError
-from uld.diffusion.store import Features
 from uld.geometry.coords import resized
 
 PUBLISHED = {"middle": 96, "width": 384, "groups": 32}  # the sizes of Diffusion Hyperfeatures (NeurIPS 2023)
@@ -90,7 +89,7 @@ class Aggregator(nn.Module):
         keys = ("names", "channels", "middle", "width", "groups", "grid", "aggregate_at")
         return {key: getattr(self, key) for key in keys}
 
-    def forward(self, features: Features) -> Tensor:
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
         """{name: (B, C, h, w)} -> (B, W, G, G), bilinear between cells, never negative."""
         weight = self.mixing_weights.softmax(0)
         size = self.grid if self.aggregate_at == "grid" else None

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import Tensor
 
-from uld.base.errors import ArtifactError, ULDError
+from uld.base.errors import ULDError
 from uld.base.params import CLOSED
-from uld.diffusion.store import Features, FeatureStore
 from uld.geometry import coords
+from uld.models.base import Inputs, Maps, Model
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -40,16 +40,18 @@ class ProjectionParams:
 class FrozenParams(ProjectionParams):
     """A start that is not trained."""
 
-    head: Literal["frozen"]
-    features: str  # the feature store it reads: a line of `networks`
+    model: Literal["frozen"]
+    reads: str  # what it reads: features/<line of `stores`>
 
 
-class FrozenHead(nn.Module):
+class Frozen(Model):
     """Linear descriptors of unit length from feature maps of several layers and timesteps."""
+
+    channels = 0
 
     def __init__(self, names: list[str], channels: list[int], dims: int, grid: int, centre: str) -> None:
         super().__init__()
-        self.names, self.channels, self.grid, self.centre = names, channels, grid, centre
+        self.names, self.sizes, self.grid, self.centre, self.dims = names, channels, grid, centre, dims
         self.register_buffer("mean", torch.zeros(sum(channels)))
         self.register_buffer("projection", torch.zeros(dims, sum(channels)))
         self.register_buffer("offset", torch.zeros(dims))
@@ -57,39 +59,40 @@ class FrozenHead(nn.Module):
         self.projection: Tensor
         self.offset: Tensor
 
-    def forward(self, features: Features) -> Tensor:
+    @classmethod
+    def of(cls, about: dict[str, Any]) -> "Frozen":
+        """The model with the arguments that `about` gave."""
+        return cls(**about)
+
+    def about(self) -> dict[str, Any]:
+        """The arguments of the constructor, as a JSON tree."""
+        keys = ("names", "grid", "centre", "dims")
+        return {key: getattr(self, key) for key in keys} | {"channels": self.sizes}
+
+    def maps_read(self) -> list[str]:
+        """Names of the feature maps that the model reads."""
+        return self.names
+
+    def forward(self, inputs: Inputs) -> Maps:
+        """Descriptors alone."""
+        return Maps(self.describe(inputs))
+
+    def describe(self, inputs: Inputs) -> Tensor:
         """{name: (B, C, h, w)} -> (B, D, G, G) of unit length.
 
         Projected and summed at native resolution and then upsampled: all are linear, so the order does not change the
         result and the large concatenated map never exists.
         """
+        assert isinstance(inputs, dict)
         native: dict[int, Tensor] = {}  # by the side of the map
-        parts = zip(self.names, self.projection.split(self.channels, 1), self.mean.split(self.channels), strict=True)
+        parts = zip(self.names, self.projection.split(self.sizes, 1), self.mean.split(self.sizes), strict=True)
         for name, weight, mean in parts:
-            value = centred(features[name].to(self.projection.device), mean, self.centre)
+            value = centred(inputs[name].to(self.projection.device), mean, self.centre)
             low = torch.einsum("dc,bchw->bdhw", weight, value)
             side = low.shape[-1]
             native[side] = native[side] + low if side in native else low
         total = self.offset[:, None, None] + sum(coords.resized(low, self.grid) for low in native.values())
         return F.normalize(total, dim=1)
-
-    def reads(self, store: FeatureStore) -> list[str]:
-        """Arrays of a store that the head wants.
-
-        Raises:
-            ArtifactError: the store lacks one, as the maps of an aggregator do.
-        """
-        if absent := [name for name in self.names if name not in store.names]:
-            raise ArtifactError(
-                f"{store.path} lacks {', '.join(absent)}, of which a training-free model is made: let what starts from "
-                "it read a line of `networks` (key features), none of `aggregated`."
-            )
-        return self.names
-
-    def about(self) -> dict[str, Any]:
-        """The arguments of the constructor, for a file."""
-        keys = ("names", "channels", "grid", "centre")
-        return {key: getattr(self, key) for key in keys} | {"dims": len(self.offset)}
 
 
 def centred(value: Tensor, mean: Tensor, how: str) -> Tensor:
@@ -99,11 +102,11 @@ def centred(value: Tensor, mean: Tensor, how: str) -> Tensor:
 
 def fit(
     params: ProjectionParams,
-    read: Callable[[NDArray[np.int64]], Features],
+    read: Callable[[NDArray[np.int64]], dict[str, Tensor]],
     inside: Callable[[NDArray[np.int64]], NDArray[np.bool_]],
     rows: NDArray[np.int64],
     rng: np.random.Generator,
-) -> FrozenHead:
+) -> Frozen:
     """Fit z-scores and PCA on random positions in the ROI of training images.
 
     Args:
@@ -135,13 +138,13 @@ def fit(
     scale = std * torch.tensor(np.repeat(np.sqrt(channels), channels), dtype=std.dtype)
     pca = PCA(params.dims, random_state=0).fit(((table - mean) / scale).numpy())
     gain = np.maximum(pca.explained_variance_, 1e-12) ** (-params.whiten / 2)
-    head = FrozenHead(names, channels, params.dims, params.grid, params.centre)
-    head.projection.copy_(torch.from_numpy(pca.components_ * gain[:, None]) / scale)
+    model = Frozen(names, channels, params.dims, params.grid, params.centre)
+    model.projection.copy_(torch.from_numpy(pca.components_ * gain[:, None]) / scale)
     if params.centre == "image":  # positions are drawn in the ROI, so their mean is not the image's
-        head.offset.copy_(-head.projection @ mean)
+        model.offset.copy_(-model.projection @ mean)
     else:
-        head.mean.copy_(mean)
-    return head.eval()
+        model.mean.copy_(mean)
+    return model.eval()
 
 
 def _choose(names: list[str], layers: tuple[tuple[int, int], ...]) -> list[str]:

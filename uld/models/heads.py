@@ -1,11 +1,9 @@
 """The trained model Psi of the D-ULD family: aggregator, descriptor head and detector head on frozen features.
 
-Descriptors begin as those of the training-free head and learn what to add to them, so a round of self-training starts
+Descriptors begin as those of the training-free model and learn what to add to them, so a round of self-training starts
 from what ZeroShot knows instead of from noise.
 """
 
-import hashlib
-import json
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
@@ -15,22 +13,22 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from uld.base.errors import ArtifactError
 from uld.base.params import CLOSED
-from uld.diffusion.store import Features, FeatureStore
 from uld.models.aggregator import Aggregator
-from uld.models.frozen import FrozenHead
-from uld.models.pose import QUIET, PoseVAE
+from uld.models.base import Inputs, Maps
+from uld.models.frozen import Frozen
+from uld.models.headed import Headed, quiet, two_layers
+from uld.models.pose import PoseVAE
 
 # `linear`: a matrix on the training-free descriptors; `convolution`: a head on the aggregated map, as in the paper
 Descriptor = Literal["linear", "convolution"]
 
-# arrays of a store in which the aggregator rests (uld/diffusion/aggregated.py), read in place of feature maps
+# arrays of a store that holds what a frozen trunk makes (uld/diffusion/aggregated.py), read in place of feature maps
 BASE, AGGREGATED = "base", "aggregated"
 
 
 @dataclass(frozen=True, config=CLOSED)
-class ModelParams:
+class HeadsParams:
     """Sizes of the trained model."""
 
     layers: tuple[tuple[int, int], ...]  # (block, resnet) that the aggregator reads
@@ -44,96 +42,91 @@ class ModelParams:
     published: str | None  # a checkpoint of Diffusion Hyperfeatures to start from; it saw labels
 
 
-class LearnedHead(nn.Module):
-    """Features -> descriptors (B, D, G, G) of unit length and heat maps (B, C, G, G) in [0, 1].
+class Heads(Headed):
+    """Feature maps -> descriptors (B, D, G, G) of unit length and heat maps (B, C, G, G).
 
-    C is 1 (where there are points, D-ULD) or K (a channel a landmark, stage 2 of Mallis). `pose`: what reads poses off
-    the heat maps (D-ULD++), or None; of the model's parts it is the only one that `maps` does not use.
+    C is 1 (where there are points, D-ULD) or K (a channel a landmark, stage 2 of Mallis).
 
-    Features may be `at_rest`: then the aggregator does not run and learns nothing.
+    The trunk is the training-free model `base` and the aggregator. With `frozen_trunk` neither runs and both learn
+    nothing: the model reads the maps that they made once (`trunk`).
     """
 
     def __init__(
         self,
-        base: FrozenHead,
+        base: Frozen,
         aggregate: Aggregator,
         hidden: int,
         descriptor: Descriptor,
         channels: int = 1,
         pose: PoseVAE | None = None,
+        frozen_trunk: bool = False,
     ) -> None:
         super().__init__()
         self.base, self.aggregate, self.hidden, self.descriptor = base, aggregate, hidden, descriptor
-        dims = len(base.offset)
-        self.describe: nn.Module = nn.Conv2d(dims, dims, 1)
+        self.grid, self.dims, self.channels, self.frozen_trunk = base.grid, base.dims, channels, frozen_trunk
+        last = nn.Conv2d(self.dims, self.dims, 1)
+        self.descriptor_head: nn.Module = last
         if descriptor == "convolution":
-            self.describe = _head(aggregate, hidden, dims)
-        nn.init.zeros_(list(self.describe.parameters())[-2])  # adds nothing yet
-        nn.init.zeros_(list(self.describe.parameters())[-1])
-        self.detect, self.channels = _head(aggregate, hidden, channels), channels
-        nn.init.constant_(list(self.detect.parameters())[-1], QUIET)
+            self.descriptor_head = head = two_layers(aggregate.width, hidden, self.dims, aggregate.groups)
+            last = head[-1]  # type: ignore[assignment]
+        nn.init.zeros_(last.weight)  # adds nothing yet
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.detector_head = two_layers(aggregate.width, hidden, channels, aggregate.groups)
+        quiet(self.detector_head[-1])  # type: ignore[arg-type]
         for number, size in enumerate(aggregate.channels):
             self.register_buffer(f"scale{number}", torch.ones(size, 1, 1))
         self.pose = pose
 
-    @property
-    def grid(self) -> int:
-        """G."""
-        return self.base.grid
+    @classmethod
+    def of(cls, about: dict[str, Any]) -> "Heads":
+        """The model with the arguments that `about` gave."""
+        rest = dict(about)
+        base, aggregate = Frozen.of(rest.pop("base")), Aggregator(**rest.pop("aggregator"))
+        pose = rest.pop("pose")
+        return cls(base, aggregate, **rest, pose=None if pose is None else PoseVAE(**pose))
 
-    @property
-    def names(self) -> list[str]:
-        """Feature maps that the model reads."""
+    def about(self) -> dict[str, Any]:
+        """The arguments of the constructor, as a JSON tree."""
+        keys = ("hidden", "descriptor", "channels", "frozen_trunk")
+        parts = {"base": self.base.about(), "aggregator": self.aggregate.about()}
+        pose = None if self.pose is None else self.pose.about()
+        return parts | {key: getattr(self, key) for key in keys} | {"pose": pose}
+
+    def maps_read(self) -> list[str]:
+        """Names of the feature maps that the model reads."""
+        return [BASE, AGGREGATED] if self.frozen_trunk else self.maps_of_trunk()
+
+    def maps_of_trunk(self) -> list[str]:
+        """Names of the feature maps that the trunk reads."""
         return list(dict.fromkeys([*self.base.names, *self.aggregate.names]))
 
-    def reads(self, store: FeatureStore) -> list[str]:
-        """Arrays of a store that the model wants: feature maps, or what its own aggregator made of them.
+    def trunk(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Training-free descriptors (B, D, G, G) and the aggregated map (B, W, G, G) of what the trunk reads."""
+        return {BASE: self.base.describe(features), AGGREGATED: self._aggregated(features)}
 
-        Raises:
-            ArtifactError: the store holds the maps of another aggregator.
-        """
-        if AGGREGATED not in store.names:
-            return self.names
-        if store.spec["aggregator"] != self.fingerprint():
-            start = store.spec["start"]
-            raise ArtifactError(
-                f"{store.path} holds the maps of the start '{start}', and this model has another aggregator: let what "
-                f"reads features: {start} begin at that start, or run `dvc repro aggregate@{start}`."
-            )
-        return [BASE, AGGREGATED]
+    def forward(self, inputs: Inputs) -> Maps:
+        """Descriptors, logits of the heat maps, and pose codes where there is a pose part."""
+        assert isinstance(inputs, dict)
+        aggregated = self._aggregated(inputs)
+        return self.coded(self._described(inputs, aggregated), self.detector_head(aggregated))
 
-    def at_rest(self, features: Features) -> Features:
-        """What rounds leave as it is: training-free descriptors (B, D, G, G) and the aggregated map (B, W, G, G)."""
-        return {BASE: self.base(features), AGGREGATED: self._aggregated(features)}
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the parts that make what is `at_rest`."""
-        digest = hashlib.sha256(json.dumps([self.base.about(), self.aggregate.about()], sort_keys=True).encode())
-        for name, value in self.state_dict().items():
-            if name.startswith(("base.", "aggregate.", "scale")):
-                digest.update(name.encode() + value.contiguous().cpu().numpy().tobytes())
-        return digest.hexdigest()
-
-    def forward(self, features: Features) -> Tensor:
-        """Descriptors only."""
+    def describe(self, inputs: Inputs) -> Tensor:
+        """Descriptors alone."""
+        assert isinstance(inputs, dict)
         # linear descriptors need no aggregated map
-        return self._described(features, None if self.descriptor == "linear" else self._aggregated(features))
+        return self._described(inputs, None if self.descriptor == "linear" else self._aggregated(inputs))
 
-    def maps(self, features: Features) -> tuple[Tensor, Tensor]:
-        """Descriptors and the logits of the heat maps."""
-        aggregated = self._aggregated(features)
-        return self._described(features, aggregated), self.detect(aggregated)
-
-    def _aggregated(self, features: Features) -> Tensor:
-        if AGGREGATED in features:
+    def _aggregated(self, features: dict[str, Tensor]) -> Tensor:
+        if self.frozen_trunk and AGGREGATED in features:
             return features[AGGREGATED].to(self.base.offset.device)
         return self.aggregate({name: self._scaled(features[name], i) for i, name in self._numbered()})
 
-    def _described(self, features: Features, aggregated: Tensor | None) -> Tensor:
-        base = features[BASE].to(self.base.offset.device) if BASE in features else self.base(features)
-        return F.normalize(base + self.describe(base if self.descriptor == "linear" else aggregated), dim=1)
+    def _described(self, features: dict[str, Tensor], aggregated: Tensor | None) -> Tensor:
+        known = self.frozen_trunk and BASE in features
+        base = features[BASE].to(self.base.offset.device) if known else self.base.describe(features)
+        return F.normalize(base + self.descriptor_head(base if self.descriptor == "linear" else aggregated), dim=1)
 
-    def fit_scale(self, batches: Iterable[Features]) -> None:
+    def fit_scale(self, batches: Iterable[dict[str, Tensor]]) -> None:
         """Take the spread of each channel from batches of images {name: (n, C, h, w)}, image means taken off."""
         squares = [torch.zeros(()).double()] * len(self.aggregate.names)
         count = [0] * len(self.aggregate.names)
@@ -147,54 +140,9 @@ class LearnedHead(nn.Module):
             std = (squares[i] / max(1, count[i] - 1)).sqrt().clamp_min(1e-6)
             self.get_buffer(f"scale{i}").copy_(std[:, None, None])
 
-    def with_channels(self, channels: int) -> "LearnedHead":
-        """The same model with a new last layer of the detector, for C = `channels` heat maps."""
-        other = LearnedHead(self.base, self.aggregate, self.hidden, self.descriptor, channels, self.pose)
-        last = f"detect.{len(self.detect) - 1}."
-        state = {name: value for name, value in self.state_dict().items() if not name.startswith(last)}
-        other.load_state_dict(state, strict=False)
-        return other.to(self.base.offset.device)
-
-    def with_pose(self, pose: PoseVAE) -> "LearnedHead":
-        """The same model with this pose part."""
-        other = LearnedHead(self.base, self.aggregate, self.hidden, self.descriptor, self.channels, pose)
-        own = {name: value for name, value in self.state_dict().items() if not name.startswith("pose.")}
-        other.load_state_dict(own, strict=False)
-        return other.to(self.base.offset.device)
-
-    def groups(self, lr: float, descriptor_lr: float) -> list[dict[str, Any]]:
-        """Trained parameters for an optimiser, the descriptor head's with a learning rate of its own.
-
-        A pose part is among the others.
-        """
-        own = {id(one) for one in self.describe.parameters()}
-        rest = [one for one in self.parameters() if id(one) not in own]
-        return [{"params": rest, "lr": lr}, {"params": list(self.describe.parameters()), "lr": descriptor_lr}]
-
-    def about(self) -> dict[str, Any]:
-        """The arguments of the constructor, for a file."""
-        about = {
-            "base": self.base.about(),
-            "aggregator": self.aggregate.about(),
-            "hidden": self.hidden,
-            "descriptor": self.descriptor,
-            "channels": self.channels,
-        }
-        return about if self.pose is None else about | {"pose": self.pose.about()}
-
     def _numbered(self) -> list[tuple[int, str]]:
         return list(enumerate(self.aggregate.names))
 
     def _scaled(self, value: Tensor, number: int) -> Tensor:
         value = value.to(self.base.offset.device)
         return (value - value.mean((2, 3), keepdim=True)) / self.get_buffer(f"scale{number}")
-
-
-def _head(aggregate: Aggregator, hidden: int, outputs: int) -> nn.Sequential:
-    """Two layers on the aggregated map (B, W, G, G) -> (B, outputs, G, G)."""
-    return nn.Sequential(
-        nn.Conv2d(aggregate.width, hidden, 3, padding=1),
-        nn.ReLU(),
-        nn.GroupNorm(aggregate.groups, hidden),
-        nn.Conv2d(hidden, outputs, 1),
-    )

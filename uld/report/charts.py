@@ -62,23 +62,23 @@ def by_yaw(errors: dict[str, dict[str, pd.DataFrame]], main: str) -> bytes:
 
 
 def pose_accuracy(lines: pd.DataFrame) -> bytes:
-    """How far pose clusters are poses, over the rounds: a panel a step, a line a range of yaw (figure 7 of the paper).
+    """How far pose clusters are poses, over the rounds: a panel a method, a line a range of yaw (figure 7).
 
     Args:
-        lines: columns `step`, `number`, `range` and `accuracy`; range `overall` is in dark ink.
+        lines: columns `method`, `number`, `range` and `accuracy`; range `overall` is in dark ink.
     """
     figure = Figure(figsize=(7.2, 3.6), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
-    steps = list(dict.fromkeys(lines["step"]))
+    methods = list(dict.fromkeys(lines["method"]))
     spans = ["overall", *RANGES]
-    for panel, step in enumerate(steps):
-        axes = _plain(figure.add_subplot(1, len(steps), panel + 1))
+    for panel, method in enumerate(methods):
+        axes = _plain(figure.add_subplot(1, len(methods), panel + 1))
         for span, look in zip(spans, _looks(spans, "overall"), strict=True):
-            own = lines[(lines["step"] == step) & (lines["range"] == span)]
+            own = lines[(lines["method"] == method) & (lines["range"] == span)]
             axes.plot(own["number"], 100 * own["accuracy"], label=_words(span, " "), marker="o", ms=4, **look)
-        axes.set_title(step, fontsize=9, color=INK)
+        axes.set_title(method, fontsize=9, color=INK)
         axes.set(xlabel="round", ylim=(0, 102))
-        axes.set_xticks(sorted(set(lines.loc[lines["step"] == step, "number"])))
+        axes.set_xticks(sorted(set(lines.loc[lines["method"] == method, "number"])))
     figure.axes[0].set_ylabel("images in the range of their cluster, %", fontsize=9)
     figure.legend(
         *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=8
@@ -121,27 +121,27 @@ HEALTH = {  # figure of a round -> title of its panel
     "detections": "detections an image",
     "labels": "labels an image",
     "label_change": "labels that moved",
-    "wander": "found elsewhere when turned, cells",
+    "equivariance_error": "found elsewhere when turned, cells",
     "silhouette": "silhouette",
     "centroid_norm": "length of the centroids",
 }
 
 
-def rounds(steps: dict[str, dict[str, dict[str, float]]]) -> bytes:
-    """Health of the labels over the rounds: a panel a figure, a line a step.
+def rounds(methods: dict[str, dict[str, dict[str, float]]]) -> bytes:
+    """Health of the labels over the rounds: a panel a figure, a line a method.
 
     Args:
-        steps: step -> round -> figures.
+        methods: method -> round -> figures.
     """
     figure = Figure(figsize=(7.2, 4.2), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     for number, (key, title) in enumerate(HEALTH.items()):
         axes = _plain(figure.add_subplot(2, 3, number + 1))
-        for line, (step, told) in enumerate(steps.items()):
+        for line, (method, told) in enumerate(methods.items()):
             values = [one.get(key, np.nan) for one in told.values()]
-            axes.plot(np.arange(1, len(values) + 1), values, "o-", color=LINES[line % len(LINES)], label=step, ms=4)
+            axes.plot(np.arange(1, len(values) + 1), values, "o-", color=LINES[line % len(LINES)], label=method, ms=4)
         axes.set_title(title, fontsize=9, color=INK)
-        axes.set_xticks(np.arange(1, max(map(len, steps.values())) + 1))
+        axes.set_xticks(np.arange(1, max(map(len, methods.values())) + 1))
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     figure.axes[0].legend(frameon=False, fontsize=8)
     figure.supxlabel("round", fontsize=9)

@@ -97,5 +97,5 @@ def counts(run: Run) -> dict[str, int]:
         "missed": run.inputs.missed,
         "train": int((split == "train").sum()),
         "test": int((split == "test").sum()),
-        "landmarks": run.inputs.predictions.xy.shape[1],
+        "landmarks": run.inputs.predictions.found.xy.shape[1],
     }

@@ -56,7 +56,7 @@ def faces(run: Run, rows: Rows, xy: NDArray[np.float32], side: int = SIDE) -> li
 def headline(run: Run, count: int) -> Picture:
     """Landmarks of the main row over test images."""
     rows = spread(np.flatnonzero(run.inputs.predictions.split == "test"), count)
-    found = run.inputs.predictions.xy
+    found = run.inputs.predictions.found.xy
     image = figures.mosaic(faces(run, rows, found[rows]), COLUMNS)
     return Picture(figures.png(image), f"{len(rows)} test images with the {found.shape[1]} landmarks of {run.main}")
 
@@ -66,14 +66,14 @@ def worst(run: Run, count: int) -> dict[str, Picture]:
     predictions = run.inputs.predictions
     rows, badness = run.image_errors()
     captions = [f"{value:.1f} %" for value in badness]
-    if not len(rows) and predictions.score.shape[1]:
+    if not len(rows) and predictions.found.score.shape[1]:
         rows = np.flatnonzero(predictions.split == "test")
-        score = predictions.dense_score[rows].mean(axis=1, dtype=np.float64)
+        score = predictions.found.dense_score[rows].mean(axis=1, dtype=np.float64)
         badness, captions = -score, [f"score {value:.3f}" for value in score]
     found = {}
     for number, i in enumerate(np.argsort(-badness, kind="stable")[:count].tolist()):
         name, at = predictions.images[rows[i]], rows[[i]]
-        image = figures.png(faces(run, at, predictions.xy[at], LARGE)[0])
+        image = figures.png(faces(run, at, predictions.found.xy[at], LARGE)[0])
         found[f"worst-{number:02d}.png"] = Picture(image, f"landmarks on {name}", f"{captions[i]} · {name}")
     return found
 
@@ -102,7 +102,7 @@ def side_by_side(run: Run) -> dict[str, Picture]:
     rows = spread(rows, COLUMNS)
     found = {}
     for row in run.metrics:
-        xy = source.predictions(row).xy[rows]
+        xy = source.predictions(row).found.xy[rows]
         if xy.shape[1]:
             image = figures.mosaic(faces(run, rows, xy), COLUMNS)
             found[f"row-{row}.png"] = Picture(figures.png(image), f"landmarks of row {row} on {len(rows)} images", row)

@@ -39,7 +39,7 @@ class Run:
 
     main: the table row in the pictures; inputs, landmarks, regressors: of that row. protocol: whose errors are shown;
     markup: the annotation set of the curves, the one with the most points, "" if there is none. metrics, plots: of all
-    rows (plots: row -> table name -> lines). health: heading -> name -> figures. rounds: step -> round -> figures of
+    rows (plots: row -> table name -> lines). health: heading -> name -> figures. rounds: method -> round -> figures of
     its labels, in the order of params.yaml. poses: lines of plots/poses.csv. params: the text of params.yaml.
     """
 
@@ -89,7 +89,7 @@ def read(
     Args:
         chosen: block `report`.
         rows: names of the table rows.
-        rounds: name of each round -> its step.
+        rounds: name of each round -> its method.
         dataset: its name, for the title.
         protocol: name of the evaluation protocol to show.
         params: params.yaml.
@@ -99,7 +99,7 @@ def read(
         ArtifactError: a file of a row is missing, naming the `dvc repro` that makes it.
     """
     if chosen.row not in rows:
-        raise ParamsError(f"{params}: report.row: '{chosen.row}' is no row; variants has {', '.join(rows)}.")
+        raise ParamsError(f"{params}: report.row: '{chosen.row}' is no row; rows has {', '.join(rows)}.")
     folder = Path("artifacts")
     for row in rows:
         require(folder / "predictions" / f"{row}.h5", f"predict@{row}")
@@ -135,9 +135,9 @@ def _plots(row: str) -> dict[str, pd.DataFrame]:
 
 def _rounds(rounds: dict[str, str]) -> dict[str, dict[str, dict[str, float]]]:
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for name, step in rounds.items():
+    for name, method in rounds.items():
         figures = read_json(Path("metrics/rounds") / f"{name}.json", f"cluster@{name}")
-        found.setdefault(step, {})[name] = figures
+        found.setdefault(method, {})[name] = figures
     return found
 
 
@@ -146,7 +146,7 @@ def _health(rows: list[str]) -> dict[str, dict[str, dict[str, Any]]]:
     folder = Path("metrics")
     groups = {
         "Backbone": {path.stem: path for path in folder.glob("backbone.json")},
-        "Descriptors": {path.stem: path for path in sorted((folder / "heads").glob("*.json"))},
+        "Descriptors": {path.stem: path for path in sorted((folder / "starts").glob("*.json"))},
         "Clusters": {row: Path("artifacts/landmarks") / row / "quality.json" for row in rows},
     }
     found = {}

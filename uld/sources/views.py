@@ -1,106 +1,110 @@
-"""Batches for training out of the view bank of a feature store: each item its own image and its own view."""
+"""Where clustering and training see images: views of their crops. A view is a warp.
 
+`Views` shows whole sets of images in a few fixed views; `TrainingViews` also draws a view for each image of a batch.
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from uld.base import ranks, runtime
-from uld.base.errors import ULDError
-from uld.diffusion.store import Features, FeatureStore
-from uld.geometry import coords
+from uld.geometry import coords, warps
+from uld.geometry.coords import Affine
 from uld.geometry.frames import Frames, Rows
+from uld.geometry.warps import Warp
+from uld.models.base import Inputs, Maps, Model
 
 T = TypeVar("T")
 
+Flags = NDArray[np.bool_]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """An image's crop under an affine warp (2, 3), crop -> view; flipped: it shows the mirror image."""
+
+    affine: Affine
+    flipped: bool
+
+
+class Views(ABC):
+    """A few fixed views of images.
+
+    plain: the untouched crop. flips: that and, where there is one, its mirror image. turned: views that turn or scale
+    and do not mirror. evaluation: the evaluation's warps, of test images only.
+    """
+
+    frames: Frames
+    plain: View
+    flips: list[View]
+    turned: list[View]
+    evaluation: list[View]
+
+    @abstractmethod
+    def inputs(self, rows: Rows, view: View, names: list[str]) -> Inputs:
+        """What a model reads of images in a view; names: the feature maps that it wants."""
+
+
+@dataclass(frozen=True, eq=False)
 class Batch:
-    """B views: rows (B,) of boxes.csv, views (B,) of the bank, inside (B, G, G) the ROI.
+    """B images, each in a view of its own.
 
-    features: {name: (b, C, h, w)} of those that this process takes (`ranks.share`): all, where there is one process.
+    rows (B,) of boxes.csv; warp: of all B, crop -> view; flipped (B,) bool; inside (B, G, G) bool, cells that show the
+    object's box and no padding; inputs: what a model reads of those that this process takes (`ranks.share`), all where
+    there is one process.
     """
 
     rows: Rows
-    views: NDArray[np.int64]
-    features: Features
-    inside: torch.Tensor
+    inputs: Inputs
+    warp: Warp
+    flipped: Flags
+    inside: Tensor
 
-    def through(self, model: Callable[[Features], tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
+    def through(self, model: Model) -> Maps:
         """What a model says of all B views."""
-        return tuple(ranks.whole(part, len(self.rows)) for part in model(self.features))
+        maps: Maps = model(self.inputs)
+        return maps.each(lambda part: ranks.whole(part, len(self.rows)))
 
 
-class Bank:
-    """The view bank of the images `rows`."""
+class TrainingViews(Views):
+    """The training images `rows` (n,), each in any view."""
 
-    def __init__(self, store: FeatureStore, frames: Frames, rows: Rows, names: list[str]) -> None:
-        """Nothing is read yet.
+    rows: Rows
+
+    @abstractmethod
+    def draw(self, rows: Rows, flipped: Flags, rng: np.random.Generator, names: list[str]) -> Batch:
+        """Images (B,), each in a random view that is `flipped` (B,) or not."""
+
+    @abstractmethod
+    def pairs(self, rows: Rows, same_flip: bool, rng: np.random.Generator, names: list[str]) -> Batch:
+        """Two different random views of each of P images: 2P items, first all first ones.
 
         Args:
-            names: the feature maps that are wanted.
-        """
-        self.rows, self.grid, self.names = rows, frames.grid, names
-        self._store, self._frames = store, frames
-        self.mirrored = store.mirrored
-        self.hands = [np.flatnonzero(store.mirrored == hand) for hand in (False, True)]
-        self._partners: dict[tuple[int, int], NDArray[np.int64]] = {}
-        self._masks: dict[tuple[int, int], NDArray[np.uint8]] = {}  # bits: a large crop's mask takes long to read
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """What defines the stored features."""
-        return self._store.spec
-
-    def read(self, rows: Rows, views: NDArray[np.int64]) -> Batch:
-        """The batch of B images, each in its own view."""
-        inside = np.stack([self._inside(int(row), int(view)) for row, view in zip(rows, views, strict=True)])
-        device, own = runtime.device(), ranks.share(len(rows))
-        read = self._store.views_of(rows[own], views[own], self.names)
-        features = {name: value.to(device) for name, value in read.items()}
-        return Batch(rows, views, features, torch.from_numpy(inside).to(device))
-
-    def _inside(self, row: int, view: int) -> NDArray[np.bool_]:
-        """(G, G)."""
-        if (row, view) not in self._masks:
-            self._masks[row, view] = np.packbits(self._frames.inside(np.array([row]), view))
-        bits = np.unpackbits(self._masks[row, view], count=self.grid**2)
-        return bits.reshape(self.grid, self.grid).astype(bool)
-
-    def to_cells(self, batch: Batch, xy: NDArray[np.float32]) -> torch.Tensor:
-        """Points (B, K, 2) in image pixels -> cells of each item's view."""
-        items = zip(batch.rows, batch.views, xy, strict=True)
-        found = [self._frames.to_cells(np.array([row]), at[None], int(view)) for row, view, at in items]
-        return torch.from_numpy(np.concatenate(found)).to(batch.inside.device)
-
-    def partner(self, a: int, b: int) -> NDArray[np.int64]:
-        """(G * G,): which cell of view b shows what the cell of view a shows; -1 outside or if not mutual."""
-        if (a, b) not in self._partners:
-            there, back = self._nearest(a, b), self._nearest(b, a)
-            mutual = back[there] == np.arange(len(there))
-            self._partners[a, b] = np.where((there >= 0) & mutual, there, -1)
-        return self._partners[a, b]
-
-    def _nearest(self, a: int, b: int) -> NDArray[np.int64]:
-        xy = self._frames.between(a, b, coords.cells(self.grid))
-        x, y = np.floor(xy + 0.5).astype(np.int64).T
-        there = (x >= 0) & (x < self.grid) & (y >= 0) & (y < self.grid)
-        return np.where(there, y * self.grid + x, -1)
-
-    def two(self, rng: np.random.Generator, one_hand: bool = True) -> NDArray[np.int64]:
-        """Two different views, both mirrored or neither unless `one_hand` is False.
+            same_flip: both views of a pair are mirrored or neither is.
 
         Raises:
-            ULDError: the bank has no two such views.
+            ULDError: there are no two such views.
         """
-        groups = [views for views in (self.hands if one_hand else [np.concatenate(self.hands)]) if len(views) > 1]
-        if not groups:
-            raise ULDError("learning needs two views of one hand: add rotations or scales to networks.*.views.")
-        return rng.choice(groups[rng.integers(len(groups))], 2, replace=False)
+
+    def partner(self, pairs: Batch) -> Tensor:
+        """Which cell (P, G * G) of a pair's second view shows what each cell of its first one shows.
+
+        -1 where that lies outside the view, or where the two cells are not each other's nearest.
+        """
+        half = len(pairs.rows) // 2
+        return warps.partner(pairs.warp.take(slice(half)), pairs.warp.take(slice(half, None)), self.frames.grid)
+
+    def to_cells(self, batch: Batch, xy: NDArray[np.float32]) -> Tensor:
+        """Points (B, K, 2) in image pixels -> cells of each item's view, float32; NaN stays NaN."""
+        crop = torch.from_numpy(coords.apply(self.frames.affine[batch.rows], xy)).to(batch.inside.device)
+        return (((batch.warp.to_view(crop) + 0.5) * (self.frames.grid / self.frames.size)) - 0.5).float()
 
 
 class Ahead(Generic[T]):

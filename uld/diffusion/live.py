@@ -1,0 +1,58 @@
+"""Features of photographs, computed on the spot as a store would hold them."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from uld.artifacts.files import read_json, write_json
+from uld.base import runtime
+from uld.base.errors import ArtifactError
+from uld.base.params import build
+from uld.diffusion import backbone, reduce
+from uld.diffusion.extractor import Extractor, ReadoutParams
+from uld.diffusion.store import BACKBONE, Features, FeatureStore
+from uld.models.base import Model
+from uld.models.heads import Heads
+
+READOUT = "readout.json"
+KEYS = ("layers", "timesteps", "policy", "inversion_steps", "dtype")
+
+
+def pack(store: FeatureStore, folder: Path) -> None:
+    """Put what computes a store's features into a bundle: a small network itself, a pinned one by path and hash."""
+    shutil.copytree(store.path / BACKBONE, folder / BACKBONE, dirs_exist_ok=True)
+    if (store.path / reduce.FILE).is_file():
+        shutil.copy(store.path / reduce.FILE, folder / reduce.FILE)
+    about = {"readout": {key: store.spec[key] for key in KEYS}, "seed": store.spec["seed"]}
+    write_json(folder / READOUT, about | {"backbone": store.spec["backbone"]})
+
+
+def features_of(model: Model, folder: Path) -> Callable[[Tensor], Features]:
+    """Images (B, 3, S, S) -> the feature maps that a model reads, rounded as a store rounds them.
+
+    Raises:
+        ArtifactError: the network has changed. BackboneError: a pinned one is gone.
+    """
+    about: Any = read_json(folder / READOUT, "predict")
+    readout = build(ReadoutParams, about["readout"], "readout", str(folder / READOUT))
+    network = backbone.load(folder / BACKBONE, readout.dtype, not about["backbone"].startswith("untrained-"))
+    if network.fingerprint != about["backbone"]:
+        raise ArtifactError(f"{folder}: its backbone is not the one it was made with: run `dvc repro predict`.")
+    extractor, reduction = Extractor(network, readout, about["seed"]), reduce.load(folder)
+    if runtime.compiles():
+        extractor.compile_blocks()
+
+    def read(images: Tensor) -> Features:
+        found = extractor(images)
+        kept = _as_stored(found if reduction is None else reduction(found))
+        return _as_stored(model.trunk(kept)) if isinstance(model, Heads) and model.frozen_trunk else kept
+
+    return read
+
+
+def _as_stored(features: Features) -> Features:
+    """Through float16, as a store keeps them: a photograph gets the coordinates that the pipeline gave it."""
+    return {name: value.half().float() for name, value in features.items()}

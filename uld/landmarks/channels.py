@@ -1,0 +1,96 @@
+"""Landmarks of models with a heat map each."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from uld.artifacts.labels import Labels
+from uld.base import runtime
+from uld.base.errors import ULDError
+from uld.cluster import kmeans
+from uld.cluster.kmeans import Clusters
+from uld.cluster.quality import quality
+from uld.cluster.spool import Spool, pieces
+from uld.geometry import coords
+from uld.geometry.frames import Rows
+from uld.landmarks import label, match
+from uld.landmarks.summary import summarise
+from uld.methods.base import Discovery, Task
+from uld.sources.source import Source
+from uld.sources.views import View
+
+
+def discovery(task: Task) -> Discovery:
+    """The heat maps as clusters of one point an image."""
+    source, rows, count, view = task.source, task.rows, task.count, task.source.views.plain
+    parts, x, total = [], Spool(), np.zeros(1, dtype=np.float32)
+    for batch in runtime.batches(rows):
+        maps = source.maps(batch, view)
+        at, _ = tops(maps.heat, source.inside(batch, view), count)
+        found = F.normalize(coords.sample(maps.looks, at), dim=2).cpu().numpy()
+        for one in found:  # in the order of the images, whatever the batches
+            total = total + one
+        parts.append(source.to_image(batch, at.cpu().numpy(), view).reshape(-1, 2))
+        x.append(found.reshape(-1, found.shape[2]))
+    clusters = _clusters(x, total / np.float32(len(rows)), len(rows))
+    landmarks = summarise(np.repeat(rows, count), np.concatenate(parts), x, clusters, task.rng)
+    return Discovery(landmarks, quality(x, clusters, task.rng))
+
+
+def _clusters(x: Spool, centroids: NDArray[np.float32], images: int) -> Clusters:
+    """Clusters of points that lie image by image, the K landmarks of each in order."""
+    own = np.tile(np.arange(len(centroids)), images)
+    distance = np.concatenate([((x[piece] - centroids[own[piece]]) ** 2).sum(1) for piece in pieces(len(x))])
+    inertia = float(distance.sum(dtype=np.float64))
+    return Clusters(centroids, own, distance, np.full(len(centroids), images), inertia, distance.size)
+
+
+def tops(heat: Tensor, inside: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Highest cell of each heat map in the ROI, moved to the top of the Gaussian around it.
+
+    Args:
+        heat: (B, K, G, G) in [0, 1]. inside: (B, G, G) bool; an image without any cell inside is searched as a whole.
+        count: K, as asked for.
+
+    Returns:
+        xy (B, K, 2) in cells and the heat (B, K) of the cell.
+
+    Raises:
+        ULDError: there are not K heat maps.
+    """
+    if heat.shape[1] != count:
+        raise ULDError(
+            f"the model has {heat.shape[1]} heat maps for {count} landmarks: give the row as many landmarks, and a "
+            f"start whose method is mallis_d_detector."
+        )
+    outside = ~(inside | ~inside.flatten(1).any(1)[:, None, None])[:, None]
+    # the logarithm of a Gaussian is a paraboloid, whose top the quadratic finds exactly
+    surface = heat.log().masked_fill(outside, -torch.inf)
+    return match.best(heat.masked_fill(outside, -torch.inf), surface, True, heat)
+
+
+def flip_agreement(source: Source, labels: Labels, rows: Rows, flip: View, centroids: NDArray[np.float32]) -> float:
+    """How far a mirrored point's landmark follows from the point's own: the share of points that go with the majority.
+
+    In the mirror image a left eye looks like a right one, so each landmark has one that it turns into. The thesis takes
+    mirrored labels from the majority; here they are detected in the mirror image, and this tells whether it matters.
+
+    Args:
+        flip: the view that shows the mirror image.
+    """
+    count = len(centroids)
+    before, after = [], Spool()
+    for batch in runtime.batches(rows):
+        xy = label.table(labels, batch, False, count)
+        known = np.isfinite(xy).all(2)
+        maps = source.describe(batch, flip)
+        cells = torch.from_numpy(source.to_cells(batch, np.nan_to_num(xy), flip)).to(maps.device)
+        x = F.normalize(coords.sample(maps, cells), dim=2).cpu().numpy()
+        before.append(np.nonzero(known)[1])
+        after.append(x[known])
+    turned, _ = kmeans.nearest(after, centroids)
+    votes = np.zeros((count, count), dtype=np.int64)
+    np.add.at(votes, (np.concatenate(before), turned), 1)
+    return float(votes.max(1).sum() / max(1, votes.sum()))

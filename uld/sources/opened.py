@@ -1,0 +1,102 @@
+"""Open a model of artifacts/rounds/ over the images that it reads."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from uld.artifacts.boxes import read_boxes
+from uld.artifacts.labels import Labels, read_labels
+from uld.artifacts.models import Origin, load_model, read_origin
+from uld.base import runtime
+from uld.base.errors import ArtifactError
+from uld.geometry.coords import Affine
+from uld.geometry.frames import Frames, Rows, corners
+from uld.images.crops import Crops
+from uld.models.base import Model
+from uld.sources.source import Source
+from uld.sources.views import TrainingViews
+
+Warps = Callable[[int], Affine]  # side of the crops in pixels -> (E, 2, 3), crop -> view
+
+ROOT = Path("artifacts")
+CROPS = "roi/crops"  # what a model reads that reads images; others read features/<store>
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model on the device, its origin, the views that it reads, and boxes.csv."""
+
+    model: Model
+    origin: Origin
+    views: TrainingViews
+    boxes: pd.DataFrame
+
+    @property
+    def source(self) -> Source:
+        """What the model says of all images."""
+        return Source(self.model, self.views)
+
+
+def open_model(start: str, warps: Warps | None = None, root: Path = ROOT) -> Opened:
+    """The model of a start or round.
+
+    Args:
+        warps: the evaluation's, of a model that reads images; a store of features holds them.
+
+    Raises:
+        ArtifactError: it is missing, or what it reads is missing or not what it was made for.
+    """
+    folder = root / "rounds" / start
+    model, origin = load_model(folder).to(runtime.device()), read_origin(folder)
+    boxes = read_boxes(root / "roi/boxes.csv")
+    views, made_of = open_views(origin, model.grid, boxes, warps, root)
+    if made_of != origin.made_of:
+        raise ArtifactError(f"{folder} was made for another {origin.reads}: run `dvc repro bootstrap`.")
+    return Opened(model, origin, views, boxes)
+
+
+def open_views(
+    origin: Origin, grid: int, boxes: pd.DataFrame, warps: Warps | None = None, root: Path = ROOT
+) -> tuple[TrainingViews, str]:
+    """The views that a model of `origin` reads, and their fingerprint.
+
+    Args:
+        grid: G of the model. boxes: boxes.csv. warps: see `open_model`.
+
+    Raises:
+        ArtifactError: a store is missing, or was made of other crops.
+    """
+    crops = Crops(root / "roi/crops.zarr")
+    frames = Frames(crops.affine, corners(boxes), crops.inside, crops.size, grid)
+    rows = training_rows(boxes)
+    # each is imported only where it is used: a model that reads images needs no store, nor the other way round
+    if origin.reads == CROPS:
+        from uld.sources.pixel_views import pixel_views
+
+        drawn = np.empty((0, 2, 3)) if warps is None else warps(crops.size)
+        return pixel_views(crops, frames, rows, origin.views, drawn), crops.fingerprint()
+    from uld.diffusion.online import open_store
+    from uld.sources.stored_views import StoredViews
+
+    store = open_store(root / f"{origin.reads}.zarr")
+    store.check(crops=crops.fingerprint())
+    return StoredViews(store, frames, rows), store.digest
+
+
+def training_rows(boxes: pd.DataFrame) -> Rows:
+    """Rows of boxes.csv that are of the training split."""
+    return np.flatnonzero(boxes["split"].to_numpy() == "train")
+
+
+def last_labels(start: str, root: Path = ROOT) -> Labels | None:
+    """The labels that a model was last trained on; None of a model that has not been through a round."""
+    path = root / "rounds" / start / "labels.h5"
+    return read_labels(path) if path.is_file() else None
+
+
+def trained_more(origin: Origin, steps: int) -> Origin:
+    """The origin of a model after more steps."""
+    return replace(origin, steps=origin.steps + steps)

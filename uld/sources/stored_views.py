@@ -1,0 +1,70 @@
+"""The views of a feature store: its bank for training, and the evaluation's warps for test images."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from uld.base import ranks, runtime
+from uld.base.errors import ULDError
+from uld.diffusion.store import FeatureStore
+from uld.geometry.frames import Frames, Rows
+from uld.geometry.warps import Warp
+from uld.models.base import Inputs
+from uld.sources.views import Batch, Flags, TrainingViews, View
+
+
+class StoredViews(TrainingViews):
+    """The images of a feature store in the views that it holds; `rows`: the training images."""
+
+    def __init__(self, store: FeatureStore, frames: Frames, rows: Rows) -> None:
+        """Nothing is read yet."""
+        self.store, self.frames, self.rows = store, frames, rows
+        self._views = [View(*one) for one in zip(store.views, map(bool, store.flipped), strict=True)]
+        bank, self.evaluation = self._views[: store.bank], self._views[store.bank :]
+        self.plain = bank[0]
+        self.flips = [self.plain, *(one for one in bank if np.allclose(one.affine[:, :2], np.diag([-1.0, 1.0])))][:2]
+        self.turned = [one for one in bank[1:] if not one.flipped]
+        self._of_flip = [np.flatnonzero(store.flipped[: store.bank] == flip) for flip in (False, True)]
+        self._masks: dict[tuple[int, int], NDArray[np.uint8]] = {}  # bits: a large crop's mask takes long to read
+
+    def inputs(self, rows: Rows, view: View, names: list[str]) -> Inputs:
+        """{name: (B, C, h, w)} of images in a view of the store."""
+        return self.store.read(rows, self._views.index(view), names)
+
+    def draw(self, rows: Rows, flipped: Flags, rng: np.random.Generator, names: list[str]) -> Batch:
+        """Images (B,), each in a random view of the bank that is `flipped` (B,) or not."""
+        return self._batch(rows, np.array([rng.choice(self._of_flip[int(one)]) for one in flipped]), names)
+
+    def pairs(self, rows: Rows, same_flip: bool, rng: np.random.Generator, names: list[str]) -> Batch:
+        """Two different views of the bank for each of P images."""
+        views = np.stack([self._two(rng, same_flip) for _ in rows])
+        return self._batch(np.tile(rows, 2), views.T.ravel(), names)
+
+    def _batch(self, rows: Rows, views: NDArray[np.int64], names: list[str]) -> Batch:
+        """B images, each in its own view of the store."""
+        inside = np.stack([self._inside(int(row), int(view)) for row, view in zip(rows, views, strict=True)])
+        device, own = runtime.device(), ranks.share(len(rows))
+        read = self.store.views_of(rows[own], views[own], names)
+        features = {name: value.to(device) for name, value in read.items()}
+        warp = Warp.of(self.store.views[views], self.frames.size, device)
+        return Batch(rows, features, warp, self.store.flipped[views], torch.from_numpy(inside).to(device))
+
+    def _inside(self, row: int, view: int) -> NDArray[np.bool_]:
+        """(G, G)."""
+        if (row, view) not in self._masks:
+            self._masks[row, view] = np.packbits(self.frames.inside(np.array([row]), self.store.views[view]))
+        grid = self.frames.grid
+        return np.unpackbits(self._masks[row, view], count=grid**2).reshape(grid, grid).astype(bool)
+
+    def _two(self, rng: np.random.Generator, same_flip: bool) -> NDArray[np.int64]:
+        """Two different views of the bank.
+
+        Raises:
+            ULDError: the bank has no two such views.
+        """
+        groups = [
+            views for views in (self._of_flip if same_flip else [np.concatenate(self._of_flip)]) if len(views) > 1
+        ]
+        if not groups:
+            raise ULDError("learning needs two views of one flip: add rotations or scales to stores.*.views.")
+        return rng.choice(groups[rng.integers(len(groups))], 2, replace=False)

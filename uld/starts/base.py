@@ -1,0 +1,64 @@
+"""What a start is: it makes a model on the training images, before any round."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+
+from uld.images.crops import Crops
+from uld.models.base import Model
+from uld.sources.views import TrainingViews
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a start works with.
+
+    views: of the training images, on what the model reads; crops: of all images; seed; state: file of the resume state;
+    name: of the start.
+    """
+
+    views: TrainingViews
+    crops: Crops
+    seed: int
+    state: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model and, where it was trained, a line a training step."""
+
+    model: Model
+    history: pd.DataFrame | None
+
+
+class Start(ABC):
+    """One way to a first model. `Params` is the line of `starts`."""
+
+    Params: ClassVar[type[Any]]
+
+    @abstractmethod
+    def __init__(self, params: Any) -> None:
+        """`params` is an instance of `Params`."""
+
+    @property
+    @abstractmethod
+    def reads(self) -> str:
+        """What the model reads, below artifacts/: features/<store> or roi/crops."""
+
+    @property
+    @abstractmethod
+    def grid(self) -> int:
+        """G."""
+
+    @property
+    def views(self) -> dict[str, Any] | None:
+        """How a model that reads images sees them when it is trained, as a JSON tree."""
+        return None
+
+    @abstractmethod
+    def make(self, site: Site) -> Made:
+        """Make the model."""

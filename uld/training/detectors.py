@@ -1,0 +1,65 @@
+"""Training of a heat map a landmark on the points of its cluster (Mallis, thesis, chapter 6, second stage)."""
+
+from typing import Annotated, Any
+
+import pandas as pd
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from uld.base.params import CLOSED
+from uld.geometry import heatmaps
+from uld.losses import mallis
+from uld.methods.base import Training
+from uld.models.base import Model
+from uld.models.headed import Headed
+from uld.sources.views import Ahead, Batch
+from uld.training.fit import fit
+from uld.training.labelled import labelled, trainable
+from uld.training.self_training import within
+
+
+@dataclass(frozen=True, config=CLOSED)
+class DetectorsParams:
+    """Training of the K heat maps."""
+
+    steps: Annotated[int, Field(ge=0)]
+    views: Annotated[int, Field(ge=1)]  # a step
+    lr: Annotated[float, Field(gt=0)]  # of the detector head
+    lr_rest: Annotated[float, Field(ge=0)]  # of all else
+    sigma: Annotated[float, Field(gt=0)]  # cells, of the Gaussian that a channel learns
+
+
+def train(model: Model, training: Training, p: DetectorsParams) -> tuple[Model, pd.DataFrame]:
+    """Cross entropy of each channel with the Gaussian of its landmark, where there is a label."""
+    one = trainable(model, training)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(training.rng(p.steps).integers(2**31)))  # no step draws from this stream
+        headed = one.with_channels(training.labels.count)
+    images = labelled(training, model)
+    optimiser = torch.optim.Adam(groups(headed, p))
+
+    def draw(number: int) -> tuple[Batch, Tensor]:
+        rng = training.rng(number)
+        return images.draw(rng.choice(images.images, p.views), rng)
+
+    batches = Ahead(draw, p.steps)
+
+    def step(number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        batch, xy = batches(number)
+        logits = batch.through(headed).logits
+        assert logits is not None, "a model with heads has a detector"
+        present = within(xy, headed.grid)
+        target = heatmaps.render(xy.flatten(0, 1)[:, None], headed.grid, p.sigma).unflatten(0, xy.shape[:2])
+        loss = mallis.channel_bce(logits, target, batch.inside, present)
+        return loss, {"present": present.float().mean()}
+
+    return headed, fit(headed, [optimiser], p.steps, step, training.state, training.name)
+
+
+def groups(model: Headed, p: DetectorsParams) -> list[dict[str, Any]]:
+    """Trained parameters for an optimiser: the detector head, and all else with a learning rate of its own."""
+    own = {id(one) for one in model.detector_head.parameters()}
+    rest = [one for one in model.parameters() if id(one) not in own]
+    return [{"params": list(model.detector_head.parameters()), "lr": p.lr}, {"params": rest, "lr": p.lr_rest}]
