@@ -1,6 +1,6 @@
 """uld: unsupervised landmark discovery as a reproducible pipeline.
 
-uld.Detector and uld.decode are what a program needs to find landmarks in photographs; both are imported when first used.
+uld.Detector and uld.decode find landmarks in photographs; both are imported when they are first used.
 """
 
 from importlib import import_module
