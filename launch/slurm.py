@@ -5,9 +5,9 @@
 
 Submit from the root of a clone that all nodes see; --project studies/NAME runs a study. Each job runs the last commit
 in a clone of its own below build/launch, shares the cache of the first one and leaves its result there, as an
-experiment. A job whose time is up, or that is preempted, saves the state of its stage and is submitted again: finished stages are
-kept, the unfinished one goes on. A job with several GPUs runs its stages in as many processes, unless `ULD_NPROC` says
-otherwise.
+experiment. A job whose time is up, or that is preempted, saves the state of its stage and is submitted again: finished
+stages are kept, the unfinished one goes on. A job with several GPUs runs its stages in as many processes, unless
+`ULD_NPROC` says otherwise.
 """
 
 import contextlib

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from uld.artifacts.files import write_json, write_table
+from uld.artifacts.files import finite, write_json, write_table
 from uld.base import params, stop
 from uld.evaluate.poses import of_rounds
-from uld.evaluate.scores import finite
 
 
 def main() -> None:

@@ -32,8 +32,9 @@ from uld.diffusion.extractor import Extractor, ReadoutParams
 from uld.diffusion.online import open_store
 from uld.diffusion.store import FeatureStore
 from uld.geometry import coords
-from uld.images.crops import Crops, cut
-from uld.images.decode import Pixels
+from uld.images import Pixels
+from uld.images.crops import Crops
+from uld.images.cut import cut
 from uld.methods.base import Found, Method
 from uld.models import Head
 from uld.models.heads import AGGREGATED

@@ -36,3 +36,12 @@ def write_labels(path: Path, labels: Labels) -> None:
 def read_labels(path: Path) -> Labels:
     """Read artifacts/labels/R/labels.h5."""
     return Labels(**read_arrays(path, "cluster"))
+
+
+def poses_of(labels: Labels, rows: NDArray[np.int64], view: int) -> NDArray[np.int64]:
+    """Pose (n,) of the images `rows` (n,), sorted, in a view; -1 of an image without a label."""
+    pose = np.full(len(rows), -1, dtype=np.int64)
+    mine = (labels.view == view) & np.isin(labels.image, rows)
+    if labels.pose is not None:
+        pose[np.searchsorted(rows, labels.image[mine])] = labels.pose[mine]
+    return pose

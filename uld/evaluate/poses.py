@@ -6,13 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from uld.artifacts.annotations import read_annotations
+from uld.artifacts.annotations import align, read_annotations
 from uld.artifacts.boxes import read_boxes
 from uld.artifacts.files import read_table
-from uld.artifacts.labels import read_labels
+from uld.artifacts.labels import poses_of, read_labels
 from uld.evaluate import pose, yaw
-from uld.evaluate.cases import align
-from uld.landmarks.posed import poses_of
 
 COLUMNS = ["step", "number", "round", "range", "accuracy"]
 OVERALL = "overall"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from uld.artifacts.labels import Labels
+from uld.artifacts.labels import Labels, poses_of
 from uld.artifacts.landmarks import Landmarks, PoseCentroids
 from uld.base import runtime
 from uld.base.errors import ULDError
@@ -176,15 +176,6 @@ def _last_poses(codes: list[Floats], held: list[Held], previous: Labels | None) 
         np.add.at(total, pose[known], code[known])
         seen += np.bincount(pose[known], minlength=len(total))
     return (total[seen > 0] / seen[seen > 0, None]).astype(np.float32)
-
-
-def poses_of(labels: Labels, rows: Rows, view: int) -> NDArray[np.int64]:
-    """Pose (n,) of the images `rows` (n,), sorted, in a view; -1 of an image without a label."""
-    pose = np.full(len(rows), -1, dtype=np.int64)
-    mine = (labels.view == view) & np.isin(labels.image, rows)
-    if labels.pose is not None:
-        pose[np.searchsorted(rows, labels.image[mine])] = labels.pose[mine]
-    return pose
 
 
 def _of_poses(held: list[Held], poses: Poses) -> list[list[Held]]:

@@ -10,10 +10,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from uld.artifacts.labels import poses_of
 from uld.base.errors import ULDError
 from uld.base.params import CLOSED
 from uld.geometry import heatmaps
-from uld.landmarks.posed import active_units, poses_of
+from uld.landmarks.posed import active_units
 from uld.losses import duld
 from uld.methods.base import Training
 from uld.models import Head
