@@ -16,7 +16,7 @@ PARAMS = "dataset: faces3d\nsource: {}\nrows: {{a: {{}}}}\nevaluate: {{protocols
 def copies() -> list[tuple[Path, Path]]:
     """Each file that stands twice, and its original."""
     mine = ROOT / "uld/commands/project"
-    found = [(path / "dvc.yaml", ROOT / "dvc.yaml") for path in (mine, *STUDIES)]
+    found = [(path, ROOT / "dvc.yaml") for path in (mine / "graph.yaml", *(study / "dvc.yaml" for study in STUDIES))]
     found += [(mine / "params.yaml", ROOT / "params.yaml"), (mine / "config", ROOT / ".dvc/config")]
     found += [(mine / "dvcignore", ROOT / ".dvcignore")]
     return found + [(mine / "plots" / path.name, path) for path in sorted((ROOT / ".dvc/plots").glob("*.json"))]
