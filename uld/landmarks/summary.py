@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from uld.artifacts.landmarks import Landmarks
 from uld.cluster.kmeans import Clusters
 from uld.cluster.spool import Table
-from uld.landmarks.assign import exemplars
+from uld.landmarks.match import exemplars
 
 EXEMPLARS = 8
 SAMPLE = 2_000
