@@ -43,8 +43,8 @@ class Maps:
 class Model(nn.Module, ABC):
     """A network that rounds and rows begin at.
 
-    `grid` is G, `dims` is D, `channels` is C, the number of heat maps, 0 without a detector; `reads_pixels` says whether
-    inputs are images or feature maps.
+    `grid` is G, `dims` is D, `channels` is C, the number of heat maps, 0 without a detector; `reads_pixels` says
+    whether inputs are images or feature maps.
     """
 
     reads_pixels: ClassVar[bool] = False
