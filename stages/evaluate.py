@@ -1,4 +1,4 @@
-"""Score one table row from its cached predictions: `python -m uld.stage evaluate ROW`."""
+"""Score one table row from its cached predictions."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Fit the linear maps between discovered and annotated landmarks of one table row: `python -m uld.stage regress ROW`."""
+"""Fit the linear maps between discovered and annotated landmarks of one table row."""
 
 import sys
 from pathlib import Path

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uld.geometry.peaks import Peaks, peaks, quadratic, quarter
+from uld.geometry.peaks import Peaks, peaks, quadratic
 
 
 def greedy(heat: np.ndarray, radius: int) -> list[tuple[int, int]]:
@@ -100,10 +100,3 @@ def test_quadratic_is_bounded_and_leaves_what_has_no_top() -> None:
     cell = torch.tensor([[2, 2], [2, 2], [2, 2], [0, 0], [2, 2]])
     shift = quadratic(maps, torch.arange(5), cell)
     np.testing.assert_allclose(shift, [[0.5, 0], [0, 0], [0, 0], [0, 0], [0, 0]], atol=1e-6)
-
-
-def test_quarter_moves_towards_higher_neighbour() -> None:
-    heat = torch.zeros(2, 4, 4)
-    heat[0, 1, 2], heat[0, 0, 1] = 0.5, 0.2
-    shift = quarter(heat, torch.tensor([0, 1, 0]), torch.tensor([[1, 1], [1, 1], [3, 0]]))
-    np.testing.assert_allclose(shift, [[0.25, -0.25], [0, 0], [0, 0]])

@@ -21,7 +21,7 @@ KEYS = {"model", "args", "reads", "made_of", "views", "steps"}  # of model.json
 class Origin:
     """Where a model comes from.
 
-    reads: what it reads, below artifacts/ and without the suffix, features/<store> or roi/crops; made_of: fingerprint
+    reads: what it reads, below artifacts/ and without its suffix, features/<store> or roi/crops; made_of: fingerprint
     of that; views: how a model that reads images sees them when it is trained, None of one that reads features; steps:
     optimiser steps that it has been trained for, over all rounds.
     """

@@ -182,26 +182,6 @@ def keypoint_clusters(
     return Slots(np.stack(fitted), np.stack(counts).astype(np.int64), np.stack(places).astype(np.float32))
 
 
-def nearest_in_pose(
-    x: Table, pose: NDArray[np.integer], centroids: NDArray[np.float32]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Nearest of the K centroids of its own pose, for each point; `assign.exemplars` takes both results.
-
-    Args:
-        x: (M, D) float32.
-        pose: (M,) below Q.
-        centroids: (Q, K, D).
-
-    Returns:
-        slot (M,) and squared L2 distance (M,).
-    """
-    slot, distance = np.empty(len(x), dtype=np.int64), np.empty(len(x), dtype=np.float32)
-    for q in np.unique(pose):
-        mine = pose == q
-        slot[mine], distance[mine] = kmeans.nearest(take(x, mine), centroids[q])
-    return slot, distance
-
-
 def _adapt(x: Table, start: NDArray[np.float32], iterations: int, prior: float) -> NDArray[np.float32]:
     """Centroids (K, D) of points (m, D), each pulled towards its start by the weight of `prior` points.
 

@@ -54,16 +54,6 @@ def _rank(group: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.arange(len(group)) - np.searchsorted(group, group)
 
 
-def quarter(heat: torch.Tensor, image: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
-    """Shift (P, 2) of a quarter cell towards the higher neighbour in x and in y; 0 where the neighbours are equal.
-
-    Args and the rule for missing neighbours are those of `quadratic`.
-    """
-    near = _neighbours(heat, image, cell)
-    slope = torch.stack([near[:, 1, 2] - near[:, 1, 0], near[:, 2, 1] - near[:, 0, 1]], dim=1)
-    return 0.25 * torch.where(slope.isfinite(), slope, 0).sign()
-
-
 def quadratic(heat: torch.Tensor, image: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
     """Shift (P, 2) from a cell to the top of the quadratic through its 3 x 3 neighbourhood, at most half a cell.
 

@@ -1,4 +1,4 @@
-"""Which views of a bank are what, and the warps in which evaluation looks at test images."""
+"""The warps in which evaluation looks at test images."""
 
 from typing import Annotated
 
@@ -41,13 +41,3 @@ def _warp(params: EvaluationWarps, share: NDArray[np.float64], size: int) -> Aff
     affine = coords.view(size, False, params.rotate * share[0], 1 + params.scale * share[1])
     affine[:, 2] += params.shift * size * share[2:]
     return affine
-
-
-def mirror(views: Affine) -> list[int]:
-    """The first view of `views` (V, 2, 3) that mirrors the crop and does nothing else, if there is one."""
-    return [v for v in range(len(views)) if np.allclose(views[v, :, :2], np.diag([-1.0, 1.0]))][:1]
-
-
-def turned(flipped: NDArray[np.bool_]) -> list[int]:
-    """Views but the first, which is the untouched crop, that are not `flipped` (V,)."""
-    return [v for v in range(1, len(flipped)) if not flipped[v]]

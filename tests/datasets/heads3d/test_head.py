@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from uld.datasets.heads3d import head, landmarks
-from uld.datasets.heads3d.landmarks import corners, mirror
+from uld.datasets.heads3d.landmarks import corners
 
 
 def placed() -> np.ndarray:
@@ -39,6 +39,17 @@ def test_landmarks_are_where_they_are_said_to_be() -> None:
     np.testing.assert_allclose(xyz[[0, 8, 16], 1], [0, 0.97, 0], atol=1e-6)
     assert xyz[0, 0] < -0.6 and xyz[16, 0] > 0.6 and abs(xyz[8, 0]) < 1e-6
     assert (np.diff(xyz[:9, 1]) > 0).all() and (np.diff(xyz[8:17, 1]) < 0).all() and (np.diff(xyz[:17, 0]) > 0).all()
+
+
+def mirror() -> np.ndarray:
+    """(68,) Which landmark of the mirrored image each landmark becomes."""
+    pairs = [*zip(range(8), range(16, 8, -1), strict=True), *zip(range(17, 22), range(26, 21, -1), strict=True)]
+    pairs += [(31, 35), (32, 34), (36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46)]
+    pairs += [(48, 54), (49, 53), (50, 52), (59, 55), (58, 56), (60, 64), (61, 63), (67, 65)]
+    order = np.arange(68)
+    for a, b in pairs:
+        order[a], order[b] = b, a
+    return order
 
 
 def test_mirrored_landmarks() -> None:

@@ -64,14 +64,3 @@ def corners() -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     near = row * len(around) + column
     index = np.stack([near, near + 1, near + len(around), near + len(around) + 1], 1)
     return index, np.stack([(1 - t) * (1 - u), (1 - t) * u, t * (1 - u), t * u], 1)
-
-
-def mirror() -> NDArray[np.int64]:
-    """(68,) Which landmark of the mirrored image each landmark becomes."""
-    pairs = [*zip(range(8), range(16, 8, -1), strict=True), *zip(range(17, 22), range(26, 21, -1), strict=True)]
-    pairs += [(31, 35), (32, 34), (36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46)]
-    pairs += [(48, 54), (49, 53), (50, 52), (59, 55), (58, 56), (60, 64), (61, 63), (67, 65)]
-    order = np.arange(68)
-    for a, b in pairs:
-        order[a], order[b] = b, a
-    return order
