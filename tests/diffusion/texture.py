@@ -65,7 +65,7 @@ def make(folder: Path, views: tuple[tuple[bool, float, float], ...] = VIEWS, con
             gap = (x - dot[0]) ** 2 + (y - dot[1]) ** 2
             photo += (255 - photo) * np.exp(-gap / 4)[..., None]
         cv2.imwrite(str(folder / name), photo.clip(0, 255).astype(np.uint8))
-    crops.write(folder / "crops.zarr", folder, boxes, 0.0, SIZE)
+    write_crops(folder / "crops.zarr", folder, boxes, 0.0, SIZE)
     cut = Crops(folder / "crops.zarr")
     bank, warps = (np.stack([coords.view(SIZE, *view) for view in some]) for some in (views, WARPS))
     train = boxes["split"].to_numpy() == "train"
