@@ -14,8 +14,8 @@ from uld.diffusion import store
 from uld.diffusion.store import Features, FeatureStore
 from uld.geometry import coords
 from uld.geometry.frames import Frames, corners
-from uld.images import crops
 from uld.images.crops import Crops, as_images
+from uld.images.cut import write as write_crops
 from uld.sources.stored_views import StoredViews
 
 WIDTH, HEIGHT, SIZE = 48, 40, 32
