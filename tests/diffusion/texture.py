@@ -39,7 +39,11 @@ class Texture:
         return np.flatnonzero(self.boxes["split"] == "train")
 
     def frames(self, grid: int) -> Frames:
-        return Frames(self.crops.affine, corners(self.boxes), self.crops.inside, self.crops.size, grid)
+        return Frames(self.crops.affine, corners(self.boxes), self.crops.inside, SIZE, grid)
+
+    def views(self, grid: int) -> StoredViews:
+        """The training images in the views of the store."""
+        return StoredViews(self.store, self.frames(grid), self.rows)
 
     def view(self, row: int, view: int) -> torch.Tensor:
         """What a view shows: (3, S, S) in [0, 1]."""
