@@ -81,10 +81,8 @@ def main(small: bool) -> None:
 
         def through_zarr() -> Features:
             batch = drawn()[0]
-            places = list(zip(batch.rows.tolist(), batch.views.tolist(), strict=True))
-            return {
-                n: torch.from_numpy(np.stack([np.asarray(a[at]) for at in places])).float() for n, a in arrays.items()
-            }
+            items = (batch.rows * len(TURNS) + batch.views).tolist()
+            return {n: torch.from_numpy(np.stack([np.asarray(a[i]) for i in items])).float() for n, a in arrays.items()}
 
         batch = drawn()[0]
 

@@ -20,8 +20,8 @@ from uld.landmarks.recentre import recentre
 from uld.landmarks.seen import keep
 from uld.methods import load
 from uld.methods.base import Discovery, Labelled, Method, Training
-from uld.models.base import Maps, Model
 from uld.methods.duld import DULD
+from uld.models.base import Maps, Model
 from uld.sources.views import View
 from uld.training import self_training
 from uld.training.labelled import LabelledImages
@@ -400,7 +400,9 @@ def test_training_is_the_same_however_it_is_run(
 
 
 def test_what_a_round_cannot_train_on(course: Course, labels: Labels) -> None:
-    with pytest.raises(ULDError, match="round one: a round needs a model to train: start it from a start of model heads"):
+    with pytest.raises(
+        ULDError, match="round one: a round needs a model to train: start it from a start of model heads"
+    ):
         train(course.head().base, course.training(labels))
     with pytest.raises(ULDError, match="round one: its labels are empty: lower methods"):
         train(course.head(), course.training(some(labels, slice(0))))

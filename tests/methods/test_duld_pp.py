@@ -323,7 +323,9 @@ def test_a_new_pose_part_first_learns_alone(turning: Turning, tmp_path: Any) -> 
     given = course.training(truth(turning))
     head, _ = train("pose_proxy", course.head(), given, pretrain=PRETRAIN, steps=0)
     assert head.pose is not None
-    torch.testing.assert_close(parameters(head, "detector_head"), parameters(course.head(), "detector_head"), rtol=0, atol=0)
+    torch.testing.assert_close(
+        parameters(head, "detector_head"), parameters(course.head(), "detector_head"), rtol=0, atol=0
+    )
     untaught, _ = train("pose_proxy", course.head(), given, steps=0)
     after, before = (train("pose_proxy", one, given, steps=1, lr=0.0)[1] for one in (head, untaught))
     assert after["reconstruction"][0] < 0.8 * before["reconstruction"][0]

@@ -119,7 +119,9 @@ def test_images_with_fewer_than_two_labels_are_left_out(planted: Planted, flip: 
 
 def test_more_clusters_than_survivors(planted: Planted) -> None:
     survivors = 2 * PARTS * len(ROWS)
-    with pytest.raises(ULDError, match=rf"^{survivors} points .* {survivors + 1} clusters: lower methods.mallis_d.cluster.clus"):
+    with pytest.raises(
+        ULDError, match=rf"^{survivors} points .* {survivors + 1} clusters: lower methods.mallis_d.cluster.clus"
+    ):
         mark(planted, PARTS, clusters=survivors + 1)
     assert mark(planted, PARTS, clusters=survivors).health["survivors"] == PARTS
 
