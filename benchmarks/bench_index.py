@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 from timing import Ways, measure, report, run, same
 
-from uld.artifacts.annotations import Annotations, AnnotationSet, read_annotations, write_annotations
+from uld.artifacts.annotations import Annotations, AnnotationSet, align, read_annotations, write_annotations
 from uld.artifacts.boxes import read_boxes
 from uld.artifacts.files import write_table
 from uld.artifacts.predictions import Predictions, read_predictions, write_predictions
 from uld.base import random
-from uld.evaluate.cases import align
 
 LANDMARKS, VIEWS, POINTS = 10, 4, 68
 FIELDS = ("xy", "score", "dense_xy", "dense_score", "view_xy")

@@ -28,8 +28,8 @@ from uld.diffusion.online import open_store
 from uld.diffusion.reduce import ReduceParams
 from uld.diffusion.store import FeatureStore
 from uld.geometry import coords
-from uld.images import crops
 from uld.images.crops import Crops
+from uld.images.cut import write as write_crops
 from uld.images.decode import decode
 from uld.models import frozen
 from uld.models.aggregator import Aggregator
@@ -102,7 +102,7 @@ class Project:
         boxes, _ = roi.locate(photos, index, [Full(FullParams(), roi.Context(photos, photos))], ROI.max_missing)
         write_table(self.root / "roi/boxes.csv", boxes)
         self.boxes = read_boxes(self.root / "roi/boxes.csv")
-        crops.write(self.root / "roi/crops.zarr", photos, self.boxes, ROI.margin, ROI.crop)
+        write_crops(self.root / "roi/crops.zarr", photos, self.boxes, ROI.margin, ROI.crop)
         cut = Crops(self.root / "roi/crops.zarr")
         shutil.copytree(model, self.root / "backbone")
         reader = Extractor(backbone.load(self.root / "backbone", "float32", trained), READOUT, 0)
@@ -427,7 +427,7 @@ def test_a_spoilt_bundle(zeroshot: tuple[Landmarks, Predictions, Path], tmp_path
 
 def test_features_of_other_crops_are_refused(project: Project, tmp_path: Path) -> None:
     root = shutil.copytree(project.root, tmp_path / "artifacts")
-    crops.write(root / "roi/crops.zarr", project.root.parent / "photos", project.boxes, 0.3, CROP)
+    write_crops(root / "roi/crops.zarr", project.root.parent / "photos", project.boxes, 0.3, CROP)
     with pytest.raises(
         ArtifactError, match=r"trained.zarr does not fit \(crops: store has .* run `dvc repro features`"
     ):

@@ -8,43 +8,18 @@ from typing import Any
 import pytest
 
 import graph
-from uld import datasets, keypoints, methods, roi
+from uld.base.code import ROUNDS, ROWS, STARTS
 
 STAGES = graph.load("dvc.yaml")["stages"]
-# what a stage opens by a name in params.yaml, or reads beside its code
-BY_NAME = {
-    "data": {"uld/datasets/${dataset}.py"},
-    "roi": {"uld/datasets/${dataset}.py", "uld/roi"},
-    "bootstrap": {"uld/keypoints"},
-    "cluster": {"uld/methods/${item.step}.py"},
-    "train": {"uld/methods/${item.step}.py"},
-    "discover": {"uld/methods/${item.step}.py"},
-    "predict": {"uld/methods/${item.step}.py", "uld/roi"},
-    "report": {"uld/report/page.html", "uld/report/published.yaml"},
-}
-# tables of such names, and where their lines are found in dvc.yaml
-TABLES = {
-    "uld/datasets/${dataset}.py": [f"uld.datasets.{name}:" for name in datasets.TABLE],
-    "uld/methods/${item.step}.py": [f"uld.methods.{name}:" for name in methods.STEPS],
-    "uld/roi": ["uld.roi."] * len(roi.TABLE),
-    "uld/keypoints": ["uld.keypoints."] * len(keypoints.POINTS),
-}
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "code"])
-def test_a_stage_depends_on_its_code(stage: str) -> None:
+def test_a_stage_depends_on_its_list_of_code(stage: str) -> None:
     body = graph.declared(stage)
     own = {dep for dep in body["deps"] if dep.startswith(("uld", "stages", "artifacts/code"))}
-    assert own == {f"artifacts/code/{stage}.txt"} | BY_NAME.get(stage, set())
-    # -m: the code that runs is that of the tree DVC runs in, also where a queued experiment has a tree of its own
-    assert body["cmd"].split(" $")[0] == f"python -m stages.{stage}"
-
-
-def test_what_is_opened_by_name_lies_where_dvc_yaml_looks() -> None:
-    tables = [datasets.TABLE, methods.STEPS, roi.TABLE, keypoints.POINTS]
-    for starts, table in zip(TABLES.values(), tables, strict=True):
-        for start, opened in zip(starts, table.values(), strict=True):
-            assert opened.startswith(start)
+    key = "/${key}" if "foreach" in STAGES[stage] else ""
+    assert own == {f"artifacts/code/{stage}{key}.txt"}
+    assert body["cmd"] == f"python -m uld.stage {stage}{key.replace('/', ' ')}"
 
 
 def test_stages_dvc_yaml_and_scripts_have_the_same_names() -> None:
@@ -65,7 +40,15 @@ def keys_read(stage: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("stage", STAGES)
+def test_the_lists_of_code_are_made_again_when_what_chooses_code_changes() -> None:
+    """`code` reads params.yaml as a whole; the tables of a `foreach` name the lists, the others are of `opens`."""
+    tables = {body["foreach"].strip("${}") for body in STAGES.values() if "foreach" in body}
+    words = {"code", "dataset", "roi.providers", "backbone", "backbones.${backbone}.kind"}
+    assert {STARTS, ROUNDS, ROWS} <= tables
+    assert set(graph.declared("code")["params"]) == tables | words
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "code"])
 def test_a_stage_reads_exactly_the_params_it_declares(stage: str) -> None:
     declared = {re.sub(r"\$\{[^}]*\}", "*", key) for key in graph.declared(stage).get("params", [])}
     read = keys_read(stage)

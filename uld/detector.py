@@ -24,8 +24,8 @@ from uld.base import runtime
 from uld.base.errors import ArtifactError
 from uld.base.params import build
 from uld.geometry import coords
-from uld.images.crops import cut
-from uld.images.decode import Pixels
+from uld.images import Pixels
+from uld.images.cut import cut
 from uld.landmarks.predict import placed
 from uld.methods.lines import RowParams
 from uld.sources.live import LiveViews, reader

@@ -14,8 +14,8 @@ from uld.diffusion import store
 from uld.diffusion.store import Features, FeatureStore
 from uld.geometry import coords
 from uld.geometry.frames import Frames
-from uld.images import crops
 from uld.images.crops import Crops, as_images
+from uld.images.cut import write as write_crops
 from uld.sources.source import frames
 
 WIDTH, HEIGHT, SIZE = 48, 40, 32
@@ -61,7 +61,7 @@ def make(folder: Path, views: tuple[tuple[bool, float, float], ...] = VIEWS, con
             gap = (x - dot[0]) ** 2 + (y - dot[1]) ** 2
             photo += (255 - photo) * np.exp(-gap / 4)[..., None]
         cv2.imwrite(str(folder / name), photo.clip(0, 255).astype(np.uint8))
-    crops.write(folder / "crops.zarr", folder, boxes, 0.0, SIZE)
+    write_crops(folder / "crops.zarr", folder, boxes, 0.0, SIZE)
     cut = Crops(folder / "crops.zarr")
     bank, warps = (np.stack([coords.view(SIZE, *view) for view in some]) for some in (views, WARPS))
     train = boxes["split"].to_numpy() == "train"

@@ -8,22 +8,38 @@ from smoke.project import Project
 from smoke.shared import once
 from uld.base import params
 
-# further rounds and rows, which take the same ways through DVC as the first: their stages run in this process
+# further lines of the tables, which take the same ways through DVC as the first: their stages run in this process
+DETECT = {"radius": 1, "threshold": 0.05, "min_points": 6, "max_points": 12}
+KMEANS = {"max_points": 800_000, "restarts": 3, "iterations": 20}
 MORE = {
-    "aggregated": {"silk": {"features": "trained"}},
+    "aggregated": {"resting": {"reads": "features/trained", "start": "silk"}},
     "rounds": {
-        "resting": {"features": "silk", "start": "silk", "step": "duld"},
-        "mallis_d-1": {"features": "trained", "start": "silk", "step": "mallis_d"},
-        "mallis_d_detector-1": {"features": "trained", "start": "mallis_d-1", "step": "mallis_d_detector"},
+        "resting-1": {"reads": "features/resting", "start": "resting", "method": "duld"},
+        "mallis_d-1": {"reads": "features/trained", "start": "silk", "method": "mallis_d"},
+        "mallis_d_detector-1": {"reads": "features/trained", "start": "mallis_d-1", "method": "mallis_d_detector"},
     },
-    "variants": {
-        "resting": {"features": "silk", "start": "resting", "step": "duld"},
-        "mallis_d": {"features": "trained", "start": "mallis_d_detector-1", "step": "mallis_d_detector"},
+    "rows": {
+        "resting": {"reads": "features/resting", "start": "resting-1", "method": "duld"},
+        "mallis_d": {"reads": "features/trained", "start": "mallis_d_detector-1", "method": "mallis_d_detector"},
     },
-}
+    "methods": {
+        "mallis_d": {
+            "cluster": {"clusters": 14, "detect": DETECT | {"heat_weight": 0}} | KMEANS,
+            "train": {
+                "steps": 6, "pairs": 4, "lr": 1e-3, "descriptor_lr": 1e-5, "other_image": 0.5, "sigma": 1,
+                "margin": 0.8, "negatives": 8, "min_distance": 2.85, "descriptor_weight": 10,
+            },
+        },
+        "mallis_d_detector": {
+            "cluster": {"detect": DETECT, "threshold": 0} | KMEANS,
+            "train": {"steps": 6, "views": 4, "lr": 1e-2, "lr_rest": 1e-3, "sigma": 0.75},
+        },
+    },
+}  # fmt: skip
+ROUNDS = ("resting-1", "mallis_d-1", "mallis_d_detector-1")
 STAGES = [
-    "aggregate@silk",
-    *(f"{stage}@{name}" for name in ("resting", "mallis_d-1", "mallis_d_detector-1") for stage in ("cluster", "train")),
+    "aggregate@resting",
+    *(f"{stage}@{name}" for name in ROUNDS for stage in ("cluster", "train")),
     *(f"{stage}@{row}" for row in ("resting", "mallis_d") for stage in ("discover", "predict")),
 ]
 

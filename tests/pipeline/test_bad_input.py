@@ -68,7 +68,7 @@ def test_a_wrong_key(fresh: Project, old: str, new: str, words: list[str]) -> No
 
 
 def test_more_landmarks_than_points(project: Project) -> None:
-    project.set(**{"variants.zeroshot.landmarks": 100_000})
+    project.set(**{"rows.zeroshot.landmarks": 100_000})
     refused(project.stage("discover", "zeroshot"), "100000 clusters of 4800 points", "fewer landmarks")
 
 

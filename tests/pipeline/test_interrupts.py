@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,39 +13,41 @@ import pytest
 from smoke.project import Project
 from uld.diffusion import store
 
-# one image a shard; dies without a word after writing the sixth and before noting that it did
+ITEMS = 16 * 3 + 8 * 3  # of training images in the bank's views, of test images untouched and under two warps
+
+# one item a shard; dies without a word after writing the sixth and before noting that it did
 FEATURES = """
 import os, runpy, signal
 from uld.diffusion import store
-store.SHARD_BYTES, write = 1, store._write_shard
-def writing(chunks, first, *rest):
-    write(chunks, first, *rest)
+store.SHARD_BYTES, finish = 1, store._finish
+def finishing(scratch, first, chunks):
     if first == 5:
         os.kill(os.getpid(), signal.SIGKILL)
-store._write_shard = writing
+    finish(scratch, first, chunks)
+store._finish = finishing
 runpy.run_path("stages/features.py", run_name="__main__")
 """
 
 
 def test_features_go_on_after_kill_9(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    computed, write = [], store._write_shard
+    computed, finish = [], store._finish
 
-    def writing(chunks: Any, first: int, *rest: Any) -> None:
+    def finishing(scratch: Path, first: int, chunks: Any) -> None:
         computed.append(first)
-        write(chunks, first, *rest)
+        finish(scratch, first, chunks)
 
     monkeypatch.setattr(store, "SHARD_BYTES", 1)
-    monkeypatch.setattr(store, "_write_shard", writing)
+    monkeypatch.setattr(store, "_finish", finishing)
     path = project.root / "artifacts/features/trained.zarr"
     path.rename(path.with_name("first.zarr"))
     assert project.attempt(sys.executable, "-c", FEATURES, "trained").returncode == -signal.SIGKILL
     assert not path.exists(), "an unfinished store must not stand under its final name"
     project.stages("features@trained")
-    assert computed == list(range(5, 24))
+    assert computed == list(range(5, ITEMS))
     path.rename(path.with_name("resumed.zarr"))
     computed.clear()
     project.stages("features@trained")
-    assert computed == list(range(24))
+    assert computed == list(range(ITEMS))
     assert project.files("artifacts/features/resumed.zarr") == project.files("artifacts/features/trained.zarr")
 
 
@@ -81,8 +84,8 @@ def test_backbone_goes_on_after_sigterm_and_ctrl_c(project: Project) -> None:
     assert project.files("artifacts/backbone") == resumed
 
 
-@pytest.mark.parametrize(("stage", "name", "key"), [("bootstrap", "silk", "starts.silk.steps"),
-                                                    ("train", "duld-1", "steps.duld.train.steps")])  # fmt: skip
+@pytest.mark.parametrize(("stage", "name", "key"), [("bootstrap", "silk", "starts.silk.train.steps"),
+                                                    ("train", "duld-1", "methods.duld.train.steps")])  # fmt: skip
 def test_training_on_the_store_goes_on_after_sigterm(project: Project, stage: str, name: str, key: str) -> None:
     project.set(**{key: 120})
     stopped = project.start(sys.executable, f"stages/{stage}.py", name)

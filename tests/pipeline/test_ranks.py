@@ -15,15 +15,15 @@ from uld.diffusion.store import FeatureStore
 
 pytestmark = pytest.mark.xdist_group("ranks")
 
-# one image a shard
+# one item a shard
 SHARDS = """
 import os, runpy
 from uld.diffusion import store
-store.SHARD_BYTES, write = 1, store._write_shard
-def writing(chunks, place, *rest):
-    os.write(1, b"<%s>" % place.encode())  # in one piece: the processes share the pipe
-    write(chunks, place, *rest)
-store._write_shard = writing
+store.SHARD_BYTES, finish = 1, store._finish
+def finishing(scratch, first, chunks):
+    os.write(1, b"<%d>" % first)  # in one piece: the processes share the pipe
+    finish(scratch, first, chunks)
+store._finish = finishing
 runpy.run_path("stages/features.py", run_name="__main__")
 """
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
@@ -45,9 +45,8 @@ def test_shards_are_divided(project: Project, reduce: object) -> None:
     for command in ((sys.executable,), TORCHRUN):
         said = project.run(*command, "shards.py", "trained")
         store = FeatureStore(project.root / "artifacts/features/trained.zarr")
-        rows, views = store.layout.items.T
-        assert sorted(map(int, re.findall(r"<of rows (\d+)\.\.\d+>", said))) == rows.tolist()
-        kept.append(store.views_of(rows, views, store.names))
+        assert sorted(map(int, re.findall(r"<(\d+)>", said))) == [*range(len(store.layout.items))]
+        kept.append(store.views_of(*store.layout.items.T, store.names))
         assert not list((project.root / ".scratch").glob("features-*"))
     assert kept[0].keys() == kept[1].keys() and len(kept[0]) == 2
     for name, value in kept[0].items():
@@ -55,8 +54,8 @@ def test_shards_are_divided(project: Project, reduce: object) -> None:
 
 
 def test_latents_are_read_by_all(project: Project) -> None:
-    project.set(**{"networks.trained.keep": "latents"})
-    project.set(aggregated={"silk": {"features": "trained"}})
+    project.set(**{"stores.trained.keep": "latents"})
+    project.set(aggregated={"resting": {"reads": "features/trained", "start": "silk"}})
     in_two(project, "features", "trained")
     heads, labels, kept = [], [], []
     for run in (in_one, in_two):
@@ -69,12 +68,11 @@ def test_latents_are_read_by_all(project: Project) -> None:
     np.testing.assert_array_equal(labels[1].label, labels[0].label)
     np.testing.assert_allclose(labels[1].xy, labels[0].xy, atol=1e-3)
     for run in (in_one, in_two):
-        run(project, "aggregate", "silk")
-        store = FeatureStore(project.root / "artifacts/features/silk.zarr")
-        kept.append([store.views_of(*store.layout.items.T, store.names)])
-    for one, two in zip(*kept, strict=True):
-        for name in ("base", "aggregated"):
-            torch.testing.assert_close(two[name], one[name], atol=5e-3, rtol=5e-3)
+        run(project, "aggregate", "resting")
+        store = FeatureStore(project.root / "artifacts/features/resting.zarr")
+        kept.append(store.views_of(*store.layout.items.T, store.names))
+    for name in ("base", "aggregated"):
+        torch.testing.assert_close(kept[1][name], kept[0][name], atol=5e-3, rtol=5e-3)
 
 
 @pytest.mark.parametrize("key", ["duld-1", "pose_proxy-1", "duld_pp-1"])
@@ -89,14 +87,14 @@ def test_rounds_train_in_all(project: Project, key: str) -> None:
 
 def test_training_in_two_processes_stops_and_goes_on(project: Project) -> None:
     """Both stop at the same step; one process may end what two have begun."""
-    project.set(**{"steps.duld.train.steps": 90})
+    project.set(**{"methods.duld.train.steps": 90})
     started = project.start(sys.executable, "-m", "stages.train", "duld-1", ULD_NPROC="2")
     assert started.stdout is not None
     next(line for line in started.stdout if line.startswith("round duld-1 step 50"))
     started.terminate()
     _, said = started.communicate(timeout=120)
     assert "round duld-1 saved at step" in said
-    (project.root / "artifacts/rounds/duld-1/head.safetensors").unlink()
+    (project.root / "artifacts/rounds/duld-1/model.safetensors").unlink()
     in_one(project, "train", "duld-1")
     resumed = head(project, "duld-1")
     in_one(project, "train", "duld-1")
@@ -104,7 +102,7 @@ def test_training_in_two_processes_stops_and_goes_on(project: Project) -> None:
 
 
 def head(project: Project, key: str) -> dict[str, torch.Tensor]:
-    return load_file(project.root / f"artifacts/rounds/{key}/head.safetensors")
+    return load_file(project.root / f"artifacts/rounds/{key}/model.safetensors")
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
@@ -114,7 +112,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
 
 
 def test_a_mistake_ends_all_processes(project: Project) -> None:
-    project.set(**{"networks.trained.keep": "latents"})
+    project.set(**{"stores.trained.keep": "latents"})
     in_one(project, "features", "trained")
     shutil.rmtree(project.root / "artifacts/backbone/scheduler")
     done = project.attempt(sys.executable, "-m", "stages.bootstrap", "silk", ULD_NPROC="2")

@@ -30,21 +30,21 @@ def test_every_output_is_there(finished: Project) -> None:
         "artifacts/roi/boxes.csv",
         "artifacts/backbone/unet/config.json",
         "artifacts/features/trained.zarr/zarr.json",
-        "artifacts/rounds/frozen/head.json",
+        "artifacts/rounds/frozen/model.json",
         "artifacts/rounds/silk/training.csv",
         "artifacts/labels/duld-1/labels.h5",
-        "artifacts/rounds/duld-1/head.json",
+        "artifacts/rounds/duld-1/model.json",
         "artifacts/rounds/duld-1/training.csv",
         "artifacts/labels/duld_pp-1/labels.h5",
-        "artifacts/rounds/duld_pp-1/head.json",
+        "artifacts/rounds/duld_pp-1/model.json",
         "artifacts/landmarks/zeroshot/landmarks.h5",
         "artifacts/predictions/zeroshot.h5",
         "artifacts/detectors/zeroshot/detector.json",
-        "artifacts/detectors/duld/head/head.safetensors",
+        "artifacts/detectors/duld/model/model.safetensors",
         "artifacts/regressors/zeroshot.h5",
         "metrics/backbone.json",
-        "metrics/heads/frozen.json",
-        "metrics/heads/silk.json",
+        "metrics/starts/frozen.json",
+        "metrics/starts/silk.json",
         "metrics/rounds/duld-1.json",
         "metrics/mean_shape.json",
         "plots/zeroshot/ced.csv",
@@ -79,36 +79,35 @@ def test_forward_nme_of_the_mean_shape_by_hand(finished: Project) -> None:
 
 
 def test_predictions_lie_in_the_photographs(finished: Project) -> None:
-    found = read_predictions(finished.root / "artifacts/predictions/zeroshot.h5")
-    assert found.xy.shape == (24, 10, 2)
-    assert found.view_xy.shape == (24, 5, 10, 2)
-    assert (found.split == "test").sum() == 8
-    assert found.dense_xy.min() > -0.5
-    assert found.dense_xy.max() < 80
+    predictions = read_predictions(finished.root / "artifacts/predictions/zeroshot.h5")
+    assert predictions.found.xy.shape == (24, 10, 2)
+    assert predictions.warped.rows.tolist() == np.flatnonzero(predictions.split == "test").tolist()
+    assert predictions.warped.xy.shape == (8, 2, 10, 2)
+    assert predictions.found.dense_xy.min() > -0.5
+    assert predictions.found.dense_xy.max() < 80
 
 
-def test_a_round_trains_on_the_labels_of_both_hands(finished: Project) -> None:
+def test_a_round_trains_on_the_labels_of_both_flips(finished: Project) -> None:
     """Labels of the training images and of their mirror images; the model of the round keeps what it was trained on."""
     labels = read_labels(finished.root / "artifacts/labels/duld-1/labels.h5")
     split = pd.read_csv(finished.root / "artifacts/roi/boxes.csv")["split"].to_numpy()
-    assert set(labels.view) == {0, 1}
-    for view in (0, 1):
-        image = labels.image[labels.view == view]
+    for flipped in (False, True):
+        image = labels.image[labels.flipped == flipped]
         assert set(image) == set(np.flatnonzero(split == "train"))
     assert set(labels.label) == set(range(10))
     files = finished.files("artifacts")
     assert files["rounds/duld-1/labels.h5"] == files["labels/duld-1/labels.h5"]
-    assert files["rounds/duld-1/head.safetensors"] != files["rounds/silk/head.safetensors"]
+    assert files["rounds/duld-1/model.safetensors"] != files["rounds/silk/model.safetensors"]
     for name in ("silk", "duld-1"):
         assert pd.read_csv(finished.root / f"artifacts/rounds/{name}/training.csv")["step"].tolist() == list(range(6))
 
 
 def test_a_round_on_an_aggregator_that_rests(extended: Project) -> None:
     """The round teaches the heads and leaves the aggregator as the bootstrap did; its model is whole all the same."""
-    store = extended.root / "artifacts/features/silk.zarr"
-    assert sorted(path.name for path in store.iterdir() if path.is_dir()) == ["aggregated", "base"]
-    names = ("silk", "duld-1", "resting")
-    silk, free, rest = (load_file(extended.root / f"artifacts/rounds/{name}/head.safetensors") for name in names)
+    store = extended.root / "artifacts/features/resting.zarr"
+    assert {"aggregated", "base"} <= {path.name for path in store.iterdir()}
+    names = ("silk", "duld-1", "resting-1")
+    silk, free, rest = (load_file(extended.root / f"artifacts/rounds/{name}/model.safetensors") for name in names)
     assert silk.keys() == free.keys() == rest.keys()
     learned = {name.split(".")[0] for name in silk if not torch.equal(silk[name], rest[name])}
     assert learned == {"describe", "detect"}
@@ -146,8 +145,8 @@ def test_nothing_that_crosses_stages_holds_a_path_of_the_machine(finished: Proje
 
 def test_running_stages_again_gives_the_same_bytes(extended: Project, tmp_path: Path) -> None:
     """In another process, and without any output but the backbone (test_interrupts.py)."""
-    stages = ["data", "roi", "features@trained", "bootstrap@silk", "aggregate@silk"]
-    stages += [f"{stage}@{name}" for name in ("duld-1", "resting") for stage in ("cluster", "train")]
+    stages = ["data", "roi", "features@trained", "bootstrap@silk", "aggregate@resting"]
+    stages += [f"{stage}@{name}" for name in ("duld-1", "resting-1") for stage in ("cluster", "train")]
     stages += [f"{stage}@{row}" for row in ("duld", "resting") for stage in ("discover", "predict")]
     stages += ["bootstrap@frozen", "discover@zeroshot", "predict@zeroshot"]
     project = extended.copy(tmp_path / "project")
@@ -176,4 +175,4 @@ def test_plots_show_draws_the_ced(asked: Project) -> None:
 
 def test_results_table(finished: Project) -> None:
     said = finished.uld("table", "--format", "csv").splitlines()
-    assert [line.split(",")[0] for line in said] == ["row", "mean_shape", "zeroshot", "duld", "duld_pp"]
+    assert [line.split(",")[0] for line in said] == ["row", "mean_shape", "zeroshot", "duld", "duld_pp", "pixels"]

@@ -7,6 +7,7 @@ import pytest
 from smoke.project import Project, ran, restored
 from uld.base import params
 
+pytestmark = pytest.mark.xdist_group("smoke")
 ROW = "zeroshot"
 
 
@@ -19,9 +20,9 @@ def study(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     for name in ("dvc.yaml", "params.yaml"):
         (one.root / name).write_bytes((root / name).read_bytes())
     (one.root / ".gitignore").write_text("/artifacts/\n/report/\n")
-    rows = params.load(root / "params.yaml")["variants"]
-    one.set(code="../..", source="../../photos", rounds={}, aggregated={}, variants={ROW: rows[ROW], "k8": rows[ROW]})
-    one.set(**{"variants.k8": rows[ROW] | {"landmarks": 8}, "report.row": ROW, "report.tables": {}})
+    rows = params.load(root / "params.yaml")["rows"]
+    one.set(code="../..", source="../../photos", rounds={}, aggregated={}, rows={ROW: rows[ROW], "k8": rows[ROW]})
+    one.set(**{"rows.k8": rows[ROW] | {"landmarks": 8}, "report.row": ROW, "report.tables": {}})
     return one, dvc(one, "repro", f"evaluate@{ROW}", "evaluate@k8")
 
 
@@ -45,7 +46,7 @@ def test_what_the_root_has_computed_is_taken_from_the_cache(study: tuple[Project
 def test_metrics_and_params_diff_cover_root_and_study(study: tuple[Project, str]) -> None:
     one, _ = study
     root = Project(one.root.parents[1])
-    root.set(**{"variants.zeroshot.landmarks": 9})
+    root.set(**{"rows.zeroshot.landmarks": 9})
     (root.root / f"metrics/{ROW}.json").write_text('{"landmarks": 9}')
     metrics = json.loads(root.dvc("metrics", "diff", "--json"))
     assert {f"metrics/{ROW}.json", "studies/one/metrics/k8.json"} <= set(metrics)

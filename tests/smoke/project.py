@@ -84,7 +84,7 @@ class Project:
     def attempt(self, *command: str, **extra: str) -> Done:
         """Run a command in the tree to its end, whatever that is."""
         env = self.environment(**extra)
-        return subprocess.run(command, cwd=self.root, env=env, capture_output=True, text=True)
+        return subprocess.run(command, cwd=self.root, env=env, capture_output=True, text=True, timeout=3600)
 
     def run(self, *command: str, **extra: str) -> str:
         """Output of a command that must succeed."""

@@ -23,7 +23,7 @@ from uld.artifacts.labels import Labels, write_labels
 from uld.artifacts.landmarks import Landmarks, write_landmarks
 from uld.artifacts.predictions import Predictions, read_predictions, write_predictions
 from uld.base.errors import ArtifactError
-from uld.images import crops
+from uld.images import cut
 
 pytestmark = pytest.mark.xdist_group("report")
 ROOT = Path(__file__).parents[2]
@@ -139,7 +139,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         boxes = pd.DataFrame({"image": IMAGES, "split": SPLIT, **corners})
         write_table(Path("artifacts/roi/boxes.csv"), boxes)
         write_table(Path("artifacts/roi/missing.csv"), pd.DataFrame(columns=["image", "split", "reason"]))
-        crops.write(Path("artifacts/roi/crops.zarr"), folder, boxes, MARGIN, SIZE)
+        cut.write(Path("artifacts/roi/crops.zarr"), folder, boxes, MARGIN, SIZE)
         index = pd.DataFrame({"image": [*IMAGES, "zz.png"], "width": 50, "height": 45, "status": "ok"})
         index.loc[N, "status"] = "unreadable"
         write_table(Path("artifacts/data/index.csv"), index)

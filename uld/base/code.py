@@ -42,7 +42,8 @@ def instances(graph: Tree, params: Tree) -> Iterator[tuple[str, str | None]]:
     """Every stage but `code`: its name, and its line where it is one of a `foreach`."""
     for stage, body in graph["stages"].items():
         if "foreach" in body:
-            yield from ((stage, str(key)) for key in find(params, str(body["foreach"]).strip("${} ")))
+            table = str(body["foreach"]).strip("${} ")
+            yield from ((stage, str(key)) for key in find(params, table) or {})
         elif stage != "code":
             yield stage, None
 

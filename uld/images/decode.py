@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from uld.base.errors import DataError
+from uld.images import Pixels
 
-Pixels = NDArray[np.uint8]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

@@ -11,8 +11,8 @@ from uld.base import runtime
 from uld.geometry import coords
 from uld.geometry.coords import Affine
 from uld.geometry.frames import Frames, Rows
+from uld.images import Pixels
 from uld.images.crops import as_images
-from uld.images.decode import Pixels
 from uld.models.base import Inputs, Model
 from uld.sources.views import View, Views
 
