@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from uld.diffusion import store
 from uld.diffusion.store import Features, FeatureStore
 from uld.geometry import coords
-from uld.geometry.frames import Frames
+from uld.geometry.frames import Frames, corners
 from uld.images.crops import Crops, as_images
 from uld.images.cut import write as write_crops
-from uld.sources.source import frames
 
 WIDTH, HEIGHT, SIZE = 48, 40, 32
 SHAPES = {"l00_t5": (8, 8, 8), "l10_t5": (6, 16, 16)}
@@ -40,7 +39,7 @@ class Texture:
         return np.flatnonzero(self.boxes["split"] == "train")
 
     def frames(self, grid: int) -> Frames:
-        return frames(self.store, self.crops, self.boxes, grid)
+        return Frames(self.crops.affine, corners(self.boxes), self.crops.inside, self.crops.size, grid)
 
     def view(self, row: int, view: int) -> torch.Tensor:
         """What a view shows: (3, S, S) in [0, 1]."""

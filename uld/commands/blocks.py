@@ -204,7 +204,7 @@ def _of_aggregated(tree: Tree) -> Iterator[str]:
         if start is None:
             continue
         if start["model"] != "heads":
-            yield f"aggregated.{name}.start: '{line['start']}' has no aggregator: name a line of starts with model: heads."
+            yield f"aggregated.{name}.start: '{line['start']}' has no aggregator: name a start with model: heads."
         elif line["reads"] != start["reads"]:
             yield _unread(f"aggregated.{name}", line, start["reads"])
 
