@@ -16,6 +16,7 @@ from uld.geometry import coords
 from uld.geometry.frames import Frames, corners
 from uld.images.crops import Crops, as_images
 from uld.images.cut import write as write_crops
+from uld.sources.stored_views import StoredViews
 
 WIDTH, HEIGHT, SIZE = 48, 40, 32
 SHAPES = {"l00_t5": (8, 8, 8), "l10_t5": (6, 16, 16)}

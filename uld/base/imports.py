@@ -54,7 +54,7 @@ class Code:
         return table[name].split(":")[0].replace(".", "/") + ".py"
 
     def fingerprint(self, name: str) -> str:
-        """SHA-256 of a file without the entries of its literal tables: a new one changes no stage that opens another."""
+        """SHA-256 of a file without the entries of its literal tables: a new one changes no other's stage."""
         path = self.root / name
         text = path.read_bytes()
         if path.suffix == ".py" and (entries := set(_entry_lines(self._tree(path)))):
@@ -100,9 +100,12 @@ def _entries(tree: ast.Module) -> Iterator[tuple[ast.Constant, ast.Constant]]:
     for node in tree.body:
         if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Dict):
             for key, value in zip(node.value.keys, node.value.values, strict=True):
-                if isinstance(key, ast.Constant) and isinstance(value, ast.Constant):
-                    if isinstance(value.value, str) and ENTRY.fullmatch(value.value):
-                        yield key, value
+                if isinstance(key, ast.Constant) and isinstance(value, ast.Constant) and _opens(value.value):
+                    yield key, value
+
+
+def _opens(value: object) -> bool:
+    return isinstance(value, str) and ENTRY.fullmatch(value) is not None
 
 
 def _run(node: ast.AST) -> Iterator[ast.AST]:
