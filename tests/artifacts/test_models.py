@@ -122,9 +122,7 @@ def test_other_weights_are_another_file(tmp_path: Path) -> None:
 
 def test_no_model(tmp_path: Path) -> None:
     for read in (load_model, read_origin):
-        with pytest.raises(
-            ArtifactError, match=r"none/model.json is missing: run `dvc repro bootstrap` \(or"
-        ):
+        with pytest.raises(ArtifactError, match=r"none/model.json is missing: run `dvc repro bootstrap` \(or"):
             read(tmp_path / "none")
 
 

@@ -11,9 +11,7 @@ import pytest
 from uld.base.errors import ArtifactError, ParamsError, ULDError
 from uld.commands import experiments, table
 
-PARAMS = (
-    "dataset: folder\nsource: photos\nrows: {b: {}, a: {}, c: {}}\nevaluate:\n  protocols: [canonical, other]\n"
-)
+PARAMS = "dataset: folder\nsource: photos\nrows: {b: {}, a: {}, c: {}}\nevaluate:\n  protocols: [canonical, other]\n"
 
 
 def tree(forward: float, **more: float) -> dict:

@@ -110,9 +110,7 @@ def _affine(view: View) -> np.ndarray:
     return coords.compose(cells, np.array([[1.0, 0, 1], [0, 1, 1]]))
 
 
-def task(
-    source: Any, rows: np.ndarray, count: int = PARTS, previous: Labels | None = None, seed: int = 0
-) -> Task:
+def task(source: Any, rows: np.ndarray, count: int = PARTS, previous: Labels | None = None, seed: int = 0) -> Task:
     """What landmarks are discovered on."""
     return Task(source, rows, count, np.random.default_rng(seed), previous)
 
