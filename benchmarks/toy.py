@@ -72,7 +72,7 @@ class Toy:
 def short(rounds: int = len(ROUNDS), rows: int = len(ROWS)) -> dict[str, Any]:
     """The tables of params.yaml with some of their lines: of all rounds and rows 43 stages."""
     tree = YAML(typ="safe").load(ROOT / "params.yaml")
-    kept = {code.STARTS: STARTS, code.ROUNDS: ROUNDS[:rounds], code.ROWS: ROWS[:rows], "networks": ["trained"]}
+    kept = {code.STARTS: STARTS, code.ROUNDS: ROUNDS[:rounds], code.ROWS: ROWS[:rows], "stores": ["trained"]}
     return {table: {name: tree[table][name] for name in names} for table, names in kept.items()}
 
 

@@ -128,6 +128,7 @@ def test_a_mistake_is_told_once(tmp_path: Path, mistake: dict[str, str]) -> None
     assert done.returncode == 2 and re.fullmatch(r"error: ULD_(DEVICE|NPROC)=.*\n", done.stderr)
 
 
+@pytest.mark.cpu  # two processes want two GPUs
 @pytest.mark.xdist_group("ranks")
 def test_a_killed_process_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ULD_SCRATCH", str(tmp_path))
@@ -141,6 +142,7 @@ def test_a_killed_process_ends_the_others(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(torch.load(tmp_path / "x-0.pt")["lines"]) == 6
 
 
+@pytest.mark.cpu  # two processes want two GPUs
 @pytest.mark.xdist_group("ranks")
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     for count in (1, 2):

@@ -70,6 +70,7 @@ def test_a_negative_seed_is_refused() -> None:
 # --- environment ---
 
 
+@pytest.mark.cpu
 def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert runtime.device() == torch.device("cpu")
     monkeypatch.setenv("ULD_DEVICE", "gpu0")

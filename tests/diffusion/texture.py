@@ -16,6 +16,7 @@ from uld.geometry import coords
 from uld.geometry.frames import Frames, corners
 from uld.images.crops import Crops, as_images
 from uld.images.cut import write as write_crops
+from uld.sources.stored_views import StoredViews
 
 WIDTH, HEIGHT, SIZE = 48, 40, 32
 SHAPES = {"l00_t5": (8, 8, 8), "l10_t5": (6, 16, 16)}
@@ -39,7 +40,11 @@ class Texture:
         return np.flatnonzero(self.boxes["split"] == "train")
 
     def frames(self, grid: int) -> Frames:
-        return Frames(self.crops.affine, corners(self.boxes), self.crops.inside, self.crops.size, grid)
+        return Frames(self.crops.affine, corners(self.boxes), self.crops.inside, SIZE, grid)
+
+    def views(self, grid: int) -> StoredViews:
+        """The training images in the views of the store."""
+        return StoredViews(self.store, self.frames(grid), self.rows)
 
     def view(self, row: int, view: int) -> torch.Tensor:
         """What a view shows: (3, S, S) in [0, 1]."""

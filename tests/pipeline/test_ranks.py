@@ -13,7 +13,7 @@ from smoke.project import Project
 from uld.artifacts.labels import read_labels
 from uld.diffusion.store import FeatureStore
 
-pytestmark = pytest.mark.xdist_group("ranks")
+pytestmark = [pytest.mark.cpu, pytest.mark.xdist_group("ranks")]  # two processes want two GPUs
 
 # one item a shard
 SHARDS = """

@@ -34,7 +34,7 @@ MARGIN, SIZE = 0.2, 24
 PARAMS = """# the params of a "test" <run>
 seed: 0
 dataset: folder
-variants: {found: {}, mean_shape: {}}
+rows: {found: {}, mean_shape: {}}
 rounds: {}
 evaluate: {protocols: [canonical, ols], pck: [0.1], raw: 0.2, ced_limit: 0.2, bootstrap: 20,
   warps: {count: 1, rotate: 20, scale: 0.15, shift: 0.05}}
@@ -150,9 +150,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_row("found", landmarks)
         write_row("mean_shape", np.zeros((N, 0, 2)))
         score("found", "mean_shape")
-        stage("poses")
         write_json(Path("metrics/backbone.json"), {"loss": {"held_out": 0.0467}})
-        write_json(Path("metrics/heads/frozen.json"), {"self_match": 0.81})
+        write_json(Path("metrics/starts/frozen.json"), {"self_match": 0.81})
         stage("report")
     return folder
 
@@ -233,7 +232,7 @@ def test_the_headline_shows_landmarks_where_they_are(page: Reader) -> None:
 
 
 def test_rounds_of_self_training(truth: np.ndarray) -> None:
-    lines = "rounds: {a-1: {start: s, step: a}, b-1: {start: a-1, step: b}, a-2: {start: b-1, step: a}}"
+    lines = "rounds: {a-1: {start: s, method: a}, b-1: {start: a-1, method: b}, a-2: {start: b-1, method: a}}"
     Path("params.yaml").write_text(PARAMS.replace("rounds: {}", lines))
     with pytest.raises(ArtifactError, match=r"metrics/rounds/a-1.json is missing: run `dvc repro cluster@a-1`"):
         stage("report")
@@ -261,7 +260,7 @@ def test_poses_against_yaw(truth: np.ndarray) -> None:
     )  # fmt: skip
     write_labels(Path("artifacts/rounds/b-1/labels.h5"), labels)
     write_labels(Path("artifacts/rounds/a-1/labels.h5"), replace(labels, pose=None))
-    lines = "rounds: {a-1: {start: s, step: a}, b-1: {start: a-1, step: b}}"
+    lines = "rounds: {a-1: {start: s, method: a}, b-1: {start: a-1, method: b}}"
     Path("params.yaml").write_text(PARAMS.replace("rounds: {}", lines))
     stage("poses")
     told = json.loads(Path("metrics/poses.json").read_text())
@@ -370,7 +369,6 @@ def test_a_landmark_that_is_never_detected(truth: np.ndarray) -> None:
         ("artifacts/regressors/found.h5", "dvc repro regress@found"),
         ("metrics/mean_shape.json", "dvc repro evaluate@mean_shape"),
         ("plots/found/ced.csv", "dvc repro evaluate@found"),
-        ("plots/poses.csv", "dvc repro poses"),
     ],
 )
 def test_a_missing_file_names_the_stage(truth: np.ndarray, lost: str, message: str) -> None:

@@ -46,7 +46,9 @@ BLOCK = BootstrapParams(
     temperature=0.05,
     flips="both",
 )
-LINE = HeadsStartParams("heads", "features/trained", ProjectionParams(((0, 0),), 6, GRID, "image", 1.0, 8, 60), MODEL, BLOCK)
+LINE = HeadsStartParams(
+    "heads", "features/trained", ProjectionParams(((0, 0),), 6, GRID, "image", 1.0, 8, 60), MODEL, BLOCK
+)
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +198,9 @@ def test_matching_counts_a_pair_once() -> None:
 
 
 def test_round_trips_within_the_tolerance(tex: Texture) -> None:
-    rates = [run(tex, keypoints=SILK | {"tolerance": tolerance}, steps=1)[1]["round_trips"][0] for tolerance in (0, 1, GRID)]
+    rates = [
+        run(tex, keypoints=SILK | {"tolerance": tolerance}, steps=1)[1]["round_trips"][0] for tolerance in (0, 1, GRID)
+    ]
     assert rates[0] < rates[1] < rates[2]
 
 
@@ -369,5 +373,7 @@ def test_collapse_is_refused(tex: Texture, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_loss_that_is_not_finite(tex: Texture) -> None:
-    with pytest.raises(ULDError, match=r"^(bootstrap planted: at step \d the loss is|planted: all descriptors of an image)"):
+    with pytest.raises(
+        ULDError, match=r"^(bootstrap planted: at step \d the loss is|planted: all descriptors of an image)"
+    ):
         run(tex, lr=1e30, steps=8)

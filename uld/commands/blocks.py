@@ -124,33 +124,24 @@ def _check(key: str, tree: Tree) -> None:
     """Read a block; of a start that is trained, what teaches its detector too."""
     block = read(key, tree)
     if key.startswith("starts.") and hasattr(block, "train"):
-        teacher(block.train.keypoints, f"params.yaml: {key}.train.keypoints")
+        teacher(block.train.keypoints, f"{key}.train.keypoints")
 
 
 # --- names by which blocks refer to others ---
 
 
-def reading(tree: Tree) -> dict[str, str]:
-    """What the model of each start, aggregated start and round reads."""
-    own = {name: f"{FEATURES}{name}" for name in tree["aggregated"] or {}}
-    lines = (tree["starts"] | (tree["rounds"] or {})).items()
-    return {name: line["reads"] for name, line in lines} | own
+def _dangling(tree: Tree) -> list[str]:
+    """Names that no line has, and lines that do not go together; what they read, when all else is right."""
+    found = [*_absent(tree), *_twice(tree), *_of_starts(tree), *_of_aggregated(tree), *_of_rounds(tree)]
+    return found or list(_of_lines(tree))
 
 
-def _dangling(tree: Tree) -> Iterator[str]:
+def _absent(tree: Tree) -> Iterator[str]:
     begun = [*tree["starts"], *tree["aggregated"], *tree["rounds"]]
     tables = {name: list(tree[name]) for name in (*TABLES, METHODS)} | {"starts, aggregated or rounds": begun}
-    wrong = set()
     for key, name, table in _references(tree):
         if name not in tables[table]:
-            wrong.add(key)
             yield f"{key}: '{name}' is no line of {table}, which has {', '.join(tables[table]) or 'none'}."
-    yield from _twice(tree)
-    yield from _of_starts(tree)
-    yield from _of_aggregated(tree)
-    yield from _of_rounds(tree)
-    if not wrong:
-        yield from _of_lines(tree)
 
 
 def _references(tree: Tree) -> Iterator[tuple[str, str, str]]:
@@ -204,7 +195,7 @@ def _of_aggregated(tree: Tree) -> Iterator[str]:
         if start is None:
             continue
         if start["model"] != "heads":
-            yield f"aggregated.{name}.start: '{line['start']}' has no aggregator: name a line of starts with model: heads."
+            yield f"aggregated.{name}.start: '{line['start']}' has no aggregator: name a start of model heads."
         elif line["reads"] != start["reads"]:
             yield _unread(f"aggregated.{name}", line, start["reads"])
 
@@ -223,7 +214,10 @@ def _of_rounds(tree: Tree) -> Iterator[str]:
 
 def _of_lines(tree: Tree) -> Iterator[str]:
     """Rounds and rows read what the model reads that they begin at."""
-    seen = reading(tree)
+    seen = {name: line["reads"] for name, line in tree["starts"].items()}
+    seen |= {name: f"{FEATURES}{name}" for name in tree["aggregated"]}
+    for name, line in tree["rounds"].items():
+        seen[name] = seen[line["start"]]
     for table in ("rounds", "rows"):
         for name, line in tree[table].items():
             if line["reads"] != seen[line["start"]]:
