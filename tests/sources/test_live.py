@@ -71,7 +71,7 @@ def test_a_model_that_reads_images(crops32: Crops, photographs: Photographs) -> 
         model = Encoder(SIZE, GRID, [8, 8, 8], 6, 8, 4).eval()
     plain = View(coords.view(SIZE), flipped=False)
     stored = CropViews(crops32, frames(crops32, photographs), [plain], [], [])
-    pixels = sources.views("roi/crops")
+    pixels = sources.of("roi/crops")
     pixels.pack("roi/crops", Path("no-such-folder"), Path("no-bundle"))  # it needs no other file
     fresh = taken(photographs, rows, pixels.reader(model, Path("no-bundle")))
     compare(model, stored, fresh, rows, 1e-4)
@@ -92,7 +92,7 @@ def test_a_model_that_reads_features(
     model = Frozen(names, sizes, 6, GRID, "image")
     model.projection.copy_(torch.randn(model.projection.shape, generator=torch.Generator().manual_seed(0)))
     (tmp_path / "bundle").mkdir()
-    stored = sources.views("features/trained")
+    stored = sources.of("features/trained")
     stored.pack("features/trained", tmp_path, tmp_path / "bundle")
     rows = np.array([6, 1, 3])
     fresh = taken(photographs, rows, stored.reader(model, tmp_path / "bundle"))

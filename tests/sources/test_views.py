@@ -103,8 +103,8 @@ def test_the_table_of_what_models_read() -> None:
     """Literal, so that dependencies can be read off the code; a line for each folder below artifacts/."""
     assert set(sources.VIEWS) == {"features", "roi"}
     for reads, kind in (("roi/crops", PixelViews), ("features/any", StoredViews)):
-        module = sources.views(reads)
+        module = sources.of(reads)
         assert sources.VIEWS[reads.split("/")[0]] == f"{module.__name__}:{kind.__name__}"
         assert all(callable(getattr(module, name)) for name in ("open_views", "pack", "reader"))
     with pytest.raises(ArtifactError, match=r"reads: 'pixels' is neither features/<line of stores> nor roi/crops"):
-        sources.views("pixels")
+        sources.of("pixels")
