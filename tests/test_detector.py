@@ -225,7 +225,9 @@ def test_a_warped_view_is_mapped_back(project: Project, zeroshot: tuple[Landmark
     corner = np.array([image.shape[1::-1] for image in some])[:, None] - 1
     apart = np.abs(zeroshot[1].warped.xy[:, 0] - (corner - found.dense_xy)).max(axis=2)
     assert np.median(apart) < 0.05
-    assert (apart < 0.5).mean() > 0.7  # of twelve; cutting is not symmetric to the last bit: a near tie may fall otherwise
+    assert (
+        apart < 0.5
+    ).mean() > 0.7  # of twelve; cutting is not symmetric to the last bit: a near tie may fall otherwise
 
 
 def test_the_mirrored_view_is_mapped_back(project: Project, zeroshot: tuple[Landmarks, Predictions, Path]) -> None:
