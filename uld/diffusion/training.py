@@ -7,6 +7,7 @@ goes on grow specific to single images well before that error turns up.
 
 import copy
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -61,7 +62,8 @@ class TrainParams:
     holdout: Annotated[float, Field(gt=0, lt=1)]  # share of groups (images, where groups are unknown) to stop by
     batch: Annotated[int, Field(ge=1)]
     lr: Annotated[float, Field(gt=0)]
-    warmup: Annotated[int, Field(ge=1)]
+    warmup: Annotated[int, Field(ge=1)]  # steps until the learning rate is lr
+    decay: Literal["constant", "cosine"]  # of the learning rate after that; cosine: it comes to 0 at max_steps
     ema: Annotated[float, Field(ge=0, lt=1)]
     max_timestep: Annotated[int, Field(ge=1, le=TIMESTEPS)]  # only low noise is read out: train where it counts
     check_timesteps: Annotated[tuple[Timestep, ...], Field(min_length=1)]  # noise levels of the held-out error
@@ -109,7 +111,7 @@ def train(
         task.step,
         state,
         "backbone",
-        schedule=lambda number: min(1.0, (number + 1) / p.warmup),
+        schedule=lambda number: rate(p, number),
         targets=[Ema(average, task.net, lambda number: min(p.ema, (number + 1) / (number + 11)))],
         watch=watch,
         keep_state=True,
@@ -121,6 +123,14 @@ def train(
     figures["train_error"] = task.error(average, task.kept)
     shutil.rmtree(state.parent)
     return figures
+
+
+def rate(params: TrainParams, step: int) -> float:
+    """Factor of the learning rate at a step: it rises for `warmup` steps and then stays, or falls along a cosine."""
+    rising = min(1.0, (step + 1) / params.warmup)
+    if params.decay == "constant":
+        return rising
+    return rising * (1 + math.cos(math.pi * step / params.max_steps)) / 2
 
 
 class _Task:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from uld.artifacts.annotations import align, read_annotations
 from uld.artifacts.boxes import read_boxes
-from uld.artifacts.files import read_table
+from uld.artifacts.files import read_table, require
 from uld.artifacts.labels import POSE, read_labels
 from uld.evaluate import pose, yaw
 
@@ -46,7 +46,7 @@ def of_rounds(rounds: dict[str, str], folder: Path = Path("artifacts")) -> Poses
     lines: list[tuple[str, int, str, str, float]] = []
     numbers: dict[str, int] = {}
     for name, method in rounds.items():
-        labels = read_labels(folder / "rounds" / name / "labels.h5")
+        labels = read_labels(require(folder / "rounds" / name / "labels.h5", f"train@{name}"))
         number = numbers[method] = numbers.get(method, 0) + 1
         own = labels.own_of(POSE, np.arange(len(images)), flipped=False)  # of the images as they are, not mirrored
         if not np.isfinite(known[own >= 0]).any():
