@@ -24,8 +24,8 @@ def main(small: bool) -> None:
             busy = processor() - busy  # of DVC and `code`: on a busy machine it says more than the clock
             stages, size = lock(toy)
             print(
-                f"dvc: {name}: {own:.3g} s, {own / stages:.3g} s a stage of {stages} (processor {busy / stages:.3g} s), "
-                f"dvc.lock {size:.0f} kB   "
+                f"dvc: {name}: {own:.3g} s, {own / stages:.3g} s a stage of {stages} "
+                f"(processor {busy / stages:.3g} s), dvc.lock {size:.0f} kB   "
                 f"RATIO {TARGET * stages / own:.2f} x against {TARGET:g} s a stage"
             )
 
