@@ -278,7 +278,9 @@ def test_each_image_in_its_own_view(tex: Texture) -> None:
 
 
 def test_points_in_the_cells_of_each_view_equal_a_plain_loop(tex: Texture) -> None:
-    views, place, rows = tex.views(16), tex.frames(16), np.array([4, 0, 4, 2])
+    boxes = np.random.default_rng(3).uniform([0, 0, 30, 25], [9, 9, 45, 40], (8, 4))  # each image has its own
+    place = Frames(coords.crop(boxes, 0.1, SIZE), boxes, tex.crops.inside, SIZE, 16)
+    views, rows = StoredViews(tex.store, place, tex.rows), np.array([4, 0, 4, 2])
     batch = views.draw(rows, np.array([True, False, False, True]), np.random.default_rng(0), ["l10_t5"])
     xy = np.random.default_rng(0).uniform(5, 30, (4, 7, 2)).astype(np.float32)
     xy[1, 2] = np.nan
