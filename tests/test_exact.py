@@ -81,12 +81,11 @@ EDITS = {
     "uld/datasets/folder.py": set,
     "uld/datasets/splits.py": matching("data"),
     "uld/datasets/heads3d/head.py": set,
-    "uld/artifacts/annotations.py": matching("data", "roi", "poses", "regress/*", "evaluate/*", "report"),
-    "uld/evaluate/yaw.py": matching("poses", "regress/*", "evaluate/*", "report"),
+    "uld/artifacts/annotations.py": matching("data", "roi", "regress/*", "evaluate/*", "report"),
+    "uld/evaluate/yaw.py": matching("regress/*", "evaluate/*", "report"),
     "uld/images/decode.py": matching("data", "roi", "predict/*"),
     "uld/models/encoder.py": set,  # nor is a start of this model
-    # `predict` packs any model until uld/detector.py opens but the row's
-    "uld/models/heads.py": lambda: of_model("heads")() | matching("predict/*")(),
+    "uld/models/heads.py": of_model("heads"),
     "uld/report/tables.py": matching("report"),
     "uld/report/page.html": matching("report"),
     "uld/report/published.yaml": matching("report"),
@@ -139,7 +138,7 @@ def mistakes() -> Iterator[tuple[str, dict[str, object], dict[str, object], str]
     yield "a table", {STARTS: None}, {}, "no 'silk' under starts"
     yield "a ring", {ROUNDS: {"r": {**PARAMS[ROUNDS]["duld-1"], "start": "r"}}}, {}, "starts from itself"
     yield "a stage", {}, {**stages, "probe": stages["report"]}, "stage 'probe': there is no such script"
-    yield "no stage", {}, {name: body for name, body in stages.items() if name != "poses"}, "stage 'poses': dvc.yaml"
+    yield "no stage", {}, {name: body for name, body in stages.items() if name != "roi"}, "stage 'roi': dvc.yaml"
 
 
 @pytest.mark.parametrize(

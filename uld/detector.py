@@ -66,7 +66,7 @@ def pack(
     (out / "model").mkdir(parents=True, exist_ok=True)
     for name in (MODEL, WEIGHTS):  # not what it was trained on
         shutil.copy(root / "rounds" / row.start / name, out / "model")
-    sources.views(row.reads).pack(row.reads, root, out)
+    sources.of(row.reads).pack(row.reads, root, out)
     write_landmarks(out / "landmarks.h5", landmarks)
     write_json(out / ABOUT, about)
 
@@ -82,7 +82,7 @@ class Detector:
         self._roi = build(roi.RoiParams, about["roi"], "roi", str(folder / ABOUT))
         self._providers = _providers(about["roi_providers"], folder)
         self._model = load_model(folder / "model").to(runtime.device())
-        self._read = sources.views(read_origin(folder / "model").reads).reader(self._model, folder)
+        self._read = sources.of(read_origin(folder / "model").reads).reader(self._model, folder)
 
     @classmethod
     def load(cls, folder: Path | str) -> "Detector":

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
+from uld import sources
 from uld.base.errors import ArtifactError
-from uld.diffusion import extract, live
+from uld.diffusion import extract
 from uld.diffusion.backbone import Backbone
 from uld.diffusion.extract import StoreParams, ViewParams
 from uld.diffusion.extractor import Extractor, ReadoutParams
@@ -22,7 +23,7 @@ from uld.models.base import Model
 from uld.models.encoder import Encoder
 from uld.models.frozen import Frozen
 from uld.sources.crop_views import CropViews
-from uld.sources.live import LiveViews, Reader, reader
+from uld.sources.live import LiveViews, Reader
 from uld.sources.source import Source
 from uld.sources.stored_views import StoredViews
 from uld.sources.views import View, Views
@@ -70,7 +71,9 @@ def test_a_model_that_reads_images(crops32: Crops, photographs: Photographs) -> 
         model = Encoder(SIZE, GRID, [8, 8, 8], 6, 8, 4).eval()
     plain = View(coords.view(SIZE), flipped=False)
     stored = CropViews(crops32, frames(crops32, photographs), [plain], [], [])
-    fresh = taken(photographs, rows, reader(model, Path("no-such-folder")))  # it needs no other file
+    pixels = sources.of("roi/crops")
+    pixels.pack("roi/crops", Path("no-such-folder"), Path("no-bundle"))  # it needs no other file
+    fresh = taken(photographs, rows, pixels.reader(model, Path("no-bundle")))
     compare(model, stored, fresh, rows, 1e-4)
     assert fresh.flips == [fresh.plain] and fresh.turned == fresh.evaluation == [] and not fresh.plain.flipped
 
@@ -81,7 +84,7 @@ def test_a_model_that_reads_features(
     """A store rounds features to float16, and the features of a photograph are rounded as well."""
     readout = ReadoutParams(((0, 1), (1, 0)), (24,), "add_noise", 50, "float32")
     bank = StoreParams(True, "features", (ViewParams(False, 0, 1),))
-    path, warps = tmp_path / "trained.zarr", np.empty((0, 2, 3))
+    path, warps = tmp_path / "features/trained.zarr", np.empty((0, 2, 3))
     extract.fill(path, Extractor(pixel, readout, 0), crops32, photographs[1], bank, None, 0, warps, pixel_folder)
     opened = FeatureStore(path)
     names = opened.names
@@ -89,12 +92,13 @@ def test_a_model_that_reads_features(
     model = Frozen(names, sizes, 6, GRID, "image")
     model.projection.copy_(torch.randn(model.projection.shape, generator=torch.Generator().manual_seed(0)))
     (tmp_path / "bundle").mkdir()
-    live.pack(opened, tmp_path / "bundle")
+    stored = sources.of("features/trained")
+    stored.pack("features/trained", tmp_path, tmp_path / "bundle")
     rows = np.array([6, 1, 3])
-    fresh = taken(photographs, rows, reader(model, tmp_path / "bundle"))
+    fresh = taken(photographs, rows, stored.reader(model, tmp_path / "bundle"))
     compare(model, StoredViews(opened, frames(crops32, photographs), np.arange(5)), fresh, rows, 2e-3)
 
     about = tmp_path / "bundle/readout.json"
     about.write_text(about.read_text().replace(pixel.fingerprint, "another"))
     with pytest.raises(ArtifactError, match="its backbone is not the one it was made with: run `dvc repro predict`"):
-        reader(model, tmp_path / "bundle")
+        stored.reader(model, tmp_path / "bundle")

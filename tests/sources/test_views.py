@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from uld import sources
 from uld.base import ranks
-from uld.base.errors import ULDError
+from uld.base.errors import ArtifactError, ULDError
 from uld.geometry.warps import Warp
 from uld.models.base import Maps
 from uld.models.encoder import Encoder
+from uld.sources.pixel_views import PixelViews
+from uld.sources.stored_views import StoredViews
 from uld.sources.views import Ahead, Batch
 
 
@@ -91,3 +94,17 @@ def test_an_error_is_raised_where_it_belongs(monkeypatch: pytest.MonkeyPatch, wo
     with pytest.raises(ULDError, match="no two views"):
         batches(2)
     assert batches(3) == 3
+
+
+# --- the table ---
+
+
+def test_the_table_of_what_models_read() -> None:
+    """Literal, so that dependencies can be read off the code; a line for each folder below artifacts/."""
+    assert set(sources.VIEWS) == {"features", "roi"}
+    for reads, kind in (("roi/crops", PixelViews), ("features/any", StoredViews)):
+        module = sources.of(reads)
+        assert sources.VIEWS[reads.split("/")[0]] == f"{module.__name__}:{kind.__name__}"
+        assert all(callable(getattr(module, name)) for name in ("open_views", "pack", "reader"))
+    with pytest.raises(ArtifactError, match=r"reads: 'pixels' is neither features/<line of stores> nor roi/crops"):
+        sources.of("pixels")

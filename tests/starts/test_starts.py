@@ -17,7 +17,7 @@ from uld.models.base import Model
 from uld.models.encoder import Encoder
 from uld.models.frozen import Frozen
 from uld.models.heads import Heads
-from uld.sources.pixel_views import pixel_views
+from uld.sources.pixel_views import PixelViewParams, PixelViews
 from uld.sources.views import TrainingViews
 from uld.starts.base import Made, Site, Start
 
@@ -60,7 +60,9 @@ def start(name: str, **changes: Any) -> Start:
 def views_of(tex: Texture, chosen: Start) -> TrainingViews:
     if chosen.views is None:
         return tex.views(chosen.grid)
-    return pixel_views(tex.crops, tex.frames(chosen.grid), tex.rows, chosen.views, np.empty((0, 2, 3)))
+    drawn = build(PixelViewParams, chosen.views, "views")
+    place, none = tex.frames(chosen.grid), np.empty((0, 2, 3))
+    return PixelViews(tex.crops.images, tex.crops.inside, place, tex.rows, drawn, none)
 
 
 def make(tex: Texture, folder: Path, name: str, seed: int = 0, **changes: Any) -> Made:

@@ -44,6 +44,8 @@ def load(path: Path) -> dict[str, Any]:
         raise ParamsError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ParamsError(f"{path} must hold a mapping of keys to values.")
+    if path.name == "params.yaml" and (said := outdated(tree, str(path))):
+        raise ParamsError(said)
     return tree
 
 

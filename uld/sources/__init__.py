@@ -12,7 +12,7 @@ VIEWS = {
 }
 
 
-def views(reads: str) -> ModuleType:
+def of(reads: str) -> ModuleType:
     """The module that shows what a model `reads` (features/<store> or roi/crops); imported only when asked for.
 
     It has `open_views`, for data sets, and `pack` and `reader`, for photographs.

@@ -67,7 +67,7 @@ def open_views(
     """
     crops = Crops(root / "roi/crops.zarr")
     frames = Frames(crops.affine, corners(boxes), crops.inside, crops.size, grid)
-    found: tuple[TrainingViews, str] = sources.views(origin.reads).open_views(
+    found: tuple[TrainingViews, str] = sources.of(origin.reads).open_views(
         origin, crops, frames, training_rows(boxes), warps, root
     )
     return found
