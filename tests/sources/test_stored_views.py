@@ -13,7 +13,7 @@ from uld.base import ranks
 from uld.base.errors import ArtifactError, ULDError
 from uld.diffusion import store
 from uld.diffusion.store import FeatureStore
-from uld.geometry import coords
+from uld.geometry import coords, sampling
 from uld.geometry.frames import Frames
 from uld.geometry.warps import Warp
 from uld.sources.stored_views import StoredViews
@@ -379,5 +379,5 @@ def test_the_texture_is_what_it_says(tex: Texture) -> None:
     for number, view in enumerate(tex.store.views):
         for row in range(8):
             at = torch.from_numpy(place.to_cells(np.array([row]), tex.dots[[row]], view))
-            shown = coords.sample(tex.view(row, number).mean(0)[None, None], at)[0, :, 0]
+            shown = sampling.sample(tex.view(row, number).mean(0)[None, None], at)[0, :, 0]
             assert (shown[((at[0] > 0) & (at[0] < SIZE - 1)).all(1)] > 0.8).all()
