@@ -37,7 +37,6 @@ from uld.models.heads import LearnedHead
 from uld.roi.full import Full, FullParams
 from uld.sources.source import frames
 
-pytestmark = pytest.mark.xdist_group("detector")
 COUNT, GRID, CROP = 4, 16, 32
 ROI = roi.RoiParams(providers=("full",), margin=0.1, crop=CROP, max_missing=0.0)
 READOUT = ReadoutParams(((0, 1), (1, 0)), (24, 142), "add_noise", 50, "float32")

@@ -11,7 +11,6 @@ import pytest
 from smoke.project import Project, ran, restored
 from uld.base import params
 
-pytestmark = pytest.mark.xdist_group("smoke")
 ROW = [*(f"{stage}@zeroshot" for stage in ("discover", "predict", "regress", "evaluate")), "report"]
 
 

@@ -15,8 +15,6 @@ from uld.artifacts.annotations import read_annotations
 from uld.artifacts.labels import read_labels
 from uld.artifacts.predictions import read_predictions
 
-pytestmark = pytest.mark.xdist_group("smoke")
-
 
 @pytest.fixture(scope="module")
 def asked(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:

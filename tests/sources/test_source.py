@@ -18,7 +18,6 @@ from uld.models.heads import LearnedHead
 from uld.models.pose import PoseVAE
 from uld.sources.source import from_store
 
-pytestmark = pytest.mark.xdist_group("source")
 SIZE, GRID, IMAGES = 32, 8, 4
 VIEWS = np.stack(
     [coords.view(SIZE), coords.view(SIZE, True), coords.view(SIZE, False, 90), coords.view(SIZE, True, -25, 1.2)]

@@ -18,7 +18,6 @@ from uld.geometry import coords
 from uld.geometry.frames import Frames
 from uld.sources.views import Ahead, Bank
 
-pytestmark = pytest.mark.xdist_group("views")
 GRID, SIZE = 8, 32
 CELLS = np.arange(GRID * GRID)
 Y, X = np.divmod(CELLS, GRID)

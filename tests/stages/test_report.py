@@ -25,7 +25,6 @@ from uld.artifacts.predictions import Predictions, read_predictions, write_predi
 from uld.base.errors import ArtifactError
 from uld.images import crops
 
-pytestmark = pytest.mark.xdist_group("report")
 ROOT = Path(__file__).parents[2]
 N, TRAIN, K = 30, 20, 4
 IMAGES = np.array([f"{n:02d}.png" for n in range(N - 1)] + ["z<b>&.png"], dtype=object)

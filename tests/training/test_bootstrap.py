@@ -26,7 +26,6 @@ from uld.sources.views import Bank, Batch
 from uld.training import bootstrap
 from uld.training.bootstrap import BootstrapParams, SilkParams, matching, teacher
 
-pytestmark = pytest.mark.xdist_group("bootstrap")
 GRID = 16
 MODEL = ModelParams(((0, 0), (1, 0)), (5,), 8, 16, 4, 16, "convolution", "native", None)
 BLOCK = BootstrapParams(
