@@ -55,7 +55,7 @@ data/raw/faces3d/faces.csv: | .venv/ready
 	$(BIN)/uld faces3d data/raw/faces3d --count 1000
 
 copies:
-	for file in studies/*/dvc.yaml uld/commands/project/dvc.yaml; do cp dvc.yaml $$file; done
+	for file in studies/*/dvc.yaml uld/commands/project/graph.yaml; do cp dvc.yaml $$file; done
 	cp params.yaml uld/commands/project/params.yaml
 	cp .dvc/config uld/commands/project/config
 	cp .dvcignore uld/commands/project/dvcignore

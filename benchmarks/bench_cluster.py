@@ -16,7 +16,7 @@ from timing import report, run, same
 from uld.base import random, runtime
 from uld.cluster import kmeans
 from uld.cluster.spool import Spool
-from uld.landmarks import assign, label
+from uld.landmarks import label, match
 from uld.landmarks.detect import Points
 from uld.landmarks.label import Pool
 
@@ -49,7 +49,7 @@ def ours(images: int, each: int, size: int, cap: int) -> Labelled:
         parts.append((batch.image, batch.xy))
         descriptors.append(batch.descriptor)
     image, xy = (np.concatenate(column) for column in zip(*parts, strict=True))
-    pool = Pool(image, np.zeros(len(image), np.int64), xy, descriptors)
+    pool = Pool(image, np.zeros(len(image), np.bool_), xy, descriptors)
     rng = random.rng(0, "fit")
     init = start(size, K)
     clusters = kmeans.fit(descriptors, K, rng, restarts=1, iterations=ITERATIONS, cap=cap, init=init)
@@ -73,8 +73,8 @@ def held(images: int, each: int, size: int, cap: int) -> Labelled:
         with threadpool_limits(runtime.threads() if x.size * K > kmeans.ONE_THREAD else 1):
             distance, number = faiss.knn(x, centroids, 1)
     own = np.asarray(number[:, 0], dtype=np.int64)
-    best = assign.exemplars(image, own, np.asarray(distance[:, 0], dtype=np.float32))
-    label.cosine(x[best], centroids[own[best]])
+    best = match.exemplars(image, own, np.asarray(distance[:, 0], dtype=np.float32))
+    match.cosine(x[best], centroids[own[best]])
     return image[best], xy[best], own[best]
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from timing import measure, report, run, same
 
 from uld.artifacts.annotations import AnnotationSet
-from uld.artifacts.predictions import Predictions
+from uld.artifacts.found import Found
+from uld.artifacts.predictions import Predictions, Warped
 from uld.base import random
 from uld.evaluate.cases import Case, Inputs, cases
 from uld.evaluate.protocols import EvaluateParams, choose
@@ -34,7 +35,8 @@ def synthetic(images: int, landmarks: int, points: int) -> Inputs:
     split = np.where(np.arange(images) % 4 == 0, "test", "train").astype(object)
     names = np.array([f"{n:06d}.png" for n in range(images)], dtype=object)
     certain = np.ones((images, landmarks), np.float32)
-    predictions = Predictions(names, split, xy, certain, xy, certain, xy[:, None], np.zeros(1, bool))
+    unwarped = Warped(np.empty(0, np.int64), np.empty((0, 0, landmarks, 2), np.float32))
+    predictions = Predictions(names, split, Found(xy, certain, xy, certain), unwarped)
     boxes = np.tile([0.0, 0.0, 256.0, 256.0], (images, 1))
     sets = {"p": AnnotationSet(shape.astype(np.float32), (0,), (1,))}
     index = pd.DataFrame({"width": 256, "height": 256, "yaw": np.nan}, index=names)

@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 from timing import Ways, measure, report, run, same
 
-from uld.artifacts.annotations import Annotations, AnnotationSet, read_annotations, write_annotations
+from uld.artifacts.annotations import Annotations, AnnotationSet, align, read_annotations, write_annotations
 from uld.artifacts.boxes import read_boxes
 from uld.artifacts.files import write_table
-from uld.artifacts.predictions import Predictions, read_predictions, write_predictions
+from uld.artifacts.found import Found
+from uld.artifacts.predictions import Predictions, Warped, read_predictions, write_predictions
 from uld.base import random
-from uld.evaluate.cases import align
 
-LANDMARKS, VIEWS, POINTS = 10, 4, 68
-FIELDS = ("xy", "score", "dense_xy", "dense_score", "view_xy")
+LANDMARKS, WARPS, POINTS = 10, 4, 68
+WARPED = "warped"  # of test images only
 
 
 def tables(rows: int) -> tuple[pd.DataFrame, Predictions, Annotations]:
@@ -32,8 +32,9 @@ def tables(rows: int) -> tuple[pd.DataFrame, Predictions, Annotations]:
     }
     boxes = pd.DataFrame({"image": names, "split": split, **edges, "score": 0.5, "provider": "full"})
     xy, score = rng.random((rows, LANDMARKS, 2), np.float32), rng.random((rows, LANDMARKS), np.float32)
-    view_xy = rng.random((rows, VIEWS, LANDMARKS, 2), np.float32)
-    predictions = Predictions(names, split, xy, score, xy, score, view_xy, np.zeros(VIEWS, bool))
+    test = np.flatnonzero(split == "test")
+    warped = Warped(test, rng.random((len(test), WARPS, LANDMARKS, 2), np.float32))
+    predictions = Predictions(names, split, Found(xy, score, xy, score), warped)
     other = rng.permutation(rows)
     marks = {"p68": AnnotationSet(rng.random((rows, POINTS, 2), np.float32), (36,), (45,))}
     return boxes, predictions, Annotations(names[other], marks)
@@ -51,27 +52,29 @@ def grouped(folder: Path, predictions: Predictions) -> Predictions:
         for row, image in enumerate(predictions.images):
             group = file.create_group(image.replace("/", "|"))
             group.attrs["split"] = predictions.split[row]
-            for name in FIELDS:
-                group.create_dataset(name, data=getattr(predictions, name)[row])
-    columns: dict[str, list[object]] = {name: [] for name in ("images", "split", *FIELDS)}
+            for name, value in predictions.found.given().items():
+                group.create_dataset(name, data=value[row])
+        for row, xy in zip(predictions.warped.rows, predictions.warped.xy, strict=True):
+            file[predictions.images[row].replace("/", "|")].create_dataset(WARPED, data=xy)
     with h5py.File(folder / "grouped.h5", "r") as file:
-        for image, group in file.items():
-            columns["images"].append(image.replace("|", "/"))
-            columns["split"].append(group.attrs["split"])
-            for name in FIELDS:
-                columns[name].append(group[name][...])
-    arrays = {
-        name: np.array(value, dtype=object if name in ("images", "split") else None) for name, value in columns.items()
-    }
-    return Predictions(**arrays, mirrored=predictions.mirrored)
+        groups = list(file.values())
+        names = np.array([group.name.removeprefix("/").replace("|", "/") for group in groups], dtype=object)
+        split = np.array([group.attrs["split"] for group in groups], dtype=object)
+        keys = [key for key in groups[0] if key != WARPED]
+        found = Found(**{key: np.array([group[key][...] for group in groups]) for key in keys})
+        rows = [row for row, group in enumerate(groups) if WARPED in group]
+        warped = Warped(np.array(rows), np.array([groups[row][WARPED][...] for row in rows]))
+    return Predictions(names, split, found, warped)
 
 
 def check(one: Predictions, other: Predictions) -> None:
     """Stop unless both hold the same."""
     assert np.array_equal(one.images, other.images), "images differ"
     assert np.array_equal(one.split, other.split), "splits differ"
-    for name in FIELDS:
-        same(name, getattr(one, name), getattr(other, name))
+    for name, value in one.found.given().items():
+        same(name, value, getattr(other.found, name))
+    same("warped images", one.warped.rows, other.warped.rows)
+    same("warped landmarks", one.warped.xy, other.warped.xy)
 
 
 def joined(folder: Path, images: np.ndarray, annotations: Annotations) -> dict[str, AnnotationSet]:

@@ -1,23 +1,37 @@
 """Views of raw crops for training: a batch at a time on the device, against one image at a time with OpenCV and numpy;
-and the share of a training step of a small network that they take.
+and the share of a training step of a small encoder that they take.
 """
 
-from itertools import pairwise
-from typing import Any
+import contextlib
+import io
+import os
+import tempfile
+from copy import deepcopy
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, cast
+from unittest import mock
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from timing import Ways, measure, report, run, same
-from torch import nn
 
-from uld.base import random, runtime
+from uld.base import params, random, runtime
 from uld.geometry import coords
+from uld.geometry.frames import Frames
 from uld.images.augment import GREY, BlurParams, CutoutParams, Draws, PhotometricParams, draw
-from uld.sources.batch import Batch
-from uld.sources.pixel_views import BendParams, PixelViews, WarpParams
+from uld.images.crops import Crops
+from uld.models.encoder import Encoder
+from uld.sources.pixel_views import BendParams, PixelViewParams, PixelViews, WarpParams
+from uld.sources.views import Batch
+from uld.starts.base import Site
+from uld.starts.encoder import EncoderStartParams
+from uld.training.bootstrap import bootstrap
 
+STUDY = Path(__file__).parents[1] / "studies/ablation/params.yaml"  # its start `pixels` is what is trained
+TARGET = 15  # percent of a training step at most that may go into views
 GRID, MARGIN = 32, 0.2
 WARP = WarpParams(rotate=30, scale=0.2, shift=0.1, bend=BendParams(displacement=0.04, grid=5))
 LIGHT = PhotometricParams(
@@ -115,31 +129,49 @@ def smooth(count: int, size: int) -> NDArray[np.uint8]:
     return np.stack([cv2.resize(one, (size, size), interpolation=cv2.INTER_CUBIC).astype(np.uint8) for one in small])
 
 
+class Prepared(PixelViews):
+    """Always the first pairs that were drawn: with them a training step costs what it costs without views."""
+
+    first: tuple[Batch, torch.Tensor] | None = None
+
+    def pairs(self, rows: NDArray[np.int64], same_flip: bool, rng: np.random.Generator, names: list[str]) -> Batch:
+        """The first ones."""
+        if self.first is None:
+            batch = super().pairs(rows, same_flip, rng, names)
+            self.first = batch, super().partner(batch)
+        return self.first[0]
+
+    def partner(self, pairs: Batch) -> torch.Tensor:
+        """Theirs."""
+        assert self.first is not None
+        return self.first[1]
+
+
 class Setting:
     """Images of one size, the fast way to their views and the plain one."""
 
-    def __init__(self, images: int, size: int) -> None:
-        self.images, self.size, pixels = images, size, smooth(images, size)
+    def __init__(self, images: int, size: int, seen: PixelViewParams) -> None:
+        self.images, self.size, self.seen, pixels = images, size, seen, smooth(images, size)
         boxes = np.tile([0.0, 0.0, size, size], (images, 1))
         affine = coords.crop(boxes, MARGIN, size)
-        self.views = PixelViews(
-            lambda rows: pixels[rows],
-            lambda rows: np.ones((len(rows), size, size), bool),
-            affine,
-            boxes,
-            np.arange(images),
-            size,
-            GRID,
-            WARP,
-            LIGHT,
-            runtime.device(),
+        frames = Frames(affine, boxes, lambda rows: np.ones((len(rows), size, size), bool), size, GRID)
+        self.views, self.prepared = (
+            kind(
+                lambda rows: pixels[rows],
+                lambda rows: np.ones((len(rows), size, size), bool),
+                frames,
+                np.arange(images),
+                seen,
+                np.empty((0, 2, 3)),
+            )
+            for kind in (PixelViews, Prepared)
         )
         self.plain = Plain(pixels, affine, boxes, size)
 
     def fast(self, pairs: int) -> Batch:
         """All views at once."""
         rng = random.rng(0, "bench-views")
-        return self.views.pairs(rng.integers(0, self.images, pairs), rng, True)
+        return self.views.pairs(rng.integers(0, self.images, pairs), True, rng, [])
 
     def slow(self, pairs: int) -> tuple[Array, NDArray[np.bool_]]:
         """The same numbers are drawn, and what they mean is computed image by image."""
@@ -147,50 +179,61 @@ class Setting:
         rows = rng.integers(0, self.images, pairs)
         flipped = np.tile(rng.random(pairs) < 0.5, 2)
         warp = self.views._warps(flipped, rng)
-        drawn = draw(LIGHT, 2 * pairs, self.size, rng)
+        drawn = draw(self.seen.light, 2 * pairs, self.size, rng)
         batch = Batch(np.tile(rows, 2), torch.empty(0), warp, flipped, torch.empty(0))
         return self.plain(batch, drawn)
 
 
-def network() -> nn.Sequential:
-    """Four convolutions, 64 x 64 pixels to 32 x 32 cells."""
-    widths = (3, 32, 64, 64, 64)
-    layers: list[nn.Module] = []
-    for number, (before, after) in enumerate(pairwise(widths)):
-        layers += [nn.Conv2d(before, after, 3, 2 if number == 0 else 1, 1), nn.ReLU()]
-    return nn.Sequential(*layers).to(runtime.device())
+class Start:
+    """The start `pixels` of the study, with random weights, and how long training it takes."""
+
+    def __init__(self, steps: int, pairs: int | None = None) -> None:
+        """With the study's pairs a step, or so many."""
+        self.params = params.read(EncoderStartParams, "starts.pixels", STUDY)
+        self.size = params.read(int, "roi.crop", STUDY)
+        self.train = replace(self.params.train, pairs=pairs or self.params.train.pairs, steps=steps)
+        torch.manual_seed(0)
+        sizes = asdict(self.params.network) | {"widths": list(self.params.network.widths)}
+        self.model = Encoder(self.size, **sizes).to(runtime.device())
+
+    def trained(self, views: PixelViews, workers: int) -> None:
+        """The steps of `bootstrap`, whose pairs so many threads draw ahead."""
+        quiet = contextlib.redirect_stdout(io.StringIO())
+        with tempfile.TemporaryDirectory() as folder, quiet, mock.patch.dict(os.environ, ULD_WORKERS=str(workers)):
+            crops = cast(Crops, None)  # only another teacher than SiLK looks at them
+            bootstrap(deepcopy(self.model), Site(views, crops, 0, Path(folder) / "state", "pixels"), self.train)
 
 
-def share(pairs: int, images: int, repeats: int) -> None:
-    """Print how much of a training step at 64 pixels is the views, and how much more their partners would be."""
-    setting, net = Setting(images, 64), network()
-    batch = setting.fast(pairs)
-    inputs = batch.inputs
-    assert isinstance(inputs, torch.Tensor)
-
-    def step() -> torch.Tensor:
-        net.zero_grad()
-        loss = net(inputs).square().mean()
-        loss.backward()
-        return loss
-
+def share(images: int, steps: int, repeats: int, pairs: int | None = None) -> None:
+    """Print how much of a training step of the start the views and their partners are."""
+    start = Start(steps, pairs)
+    setting, pairs = Setting(images, start.size, start.params.views), start.train.pairs
+    drawing(setting, pairs, repeats)
     ways: Ways = {
-        "network": step,
-        "views": lambda: setting.fast(pairs),
-        "partners": lambda: setting.views.partner(batch),
+        "views prepared": lambda: start.trained(setting.prepared, workers=0),
+        "views in turn": lambda: start.trained(setting.views, workers=0),
+        "views ahead": lambda: start.trained(setting.views, workers=1),
     }
     seconds, _ = measure(ways, repeats)
-    views = seconds["views"] / (seconds["views"] + seconds["network"])
-    both = seconds["views"] + seconds["partners"]
-    print(f"training step at 64 px: {100 * views:.1f} % of it are the views of {pairs} pairs")
-    print(f"with the partners of all their cells: {100 * both / (both + seconds['network']):.1f} %")
-    report("training step at 64 px", seconds, 1, "steps", "network")
+    topic = f"training step at {start.size} px, {pairs} pairs, {runtime.threads()} threads"
+    report(topic, seconds, steps, "steps", "views prepared")
+    for way in ("views in turn", "views ahead"):
+        percent = 100 * (1 - seconds["views prepared"] / seconds[way])
+        print(f"{topic}: {way} are {percent:.1f} % of it; target {TARGET} % {'met' if percent <= TARGET else 'missed'}")
+
+
+def drawing(setting: Setting, pairs: int, repeats: int) -> None:
+    """Print how long the views and the partners of all their cells take."""
+    batch = setting.fast(pairs)
+    parts: Ways = {"views": lambda: setting.fast(pairs), "partners": lambda: setting.views.partner(batch)}
+    seconds, _ = measure(parts, repeats)
+    print(", ".join(f"{part} of {pairs} pairs: {value:.4g} s" for part, value in seconds.items()))
 
 
 def main(small: bool) -> None:
     pairs, images, repeats = (2, 3, 1) if small else (12, 200, 15)
     for size in (32,) if small else (64, 128):
-        setting = Setting(images, size)
+        setting = Setting(images, size, PixelViewParams(WARP, LIGHT))
         ways: Ways = {
             "uld": lambda setting=setting: setting.fast(pairs),
             "an image at a time": lambda setting=setting: setting.slow(pairs),
@@ -201,7 +244,7 @@ def main(small: bool) -> None:
         same("views", results["uld"].inputs.cpu(), views, atol=0.05)
         same("masks", results["uld"].inside.cpu(), masks)
         report(f"views at {size} px", seconds, 2 * pairs, "views", "an image at a time")
-    share(pairs, images, repeats)
+    share(images, *((1, 1, 2) if small else (10, 9)))
 
 
 if __name__ == "__main__":

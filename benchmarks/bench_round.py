@@ -20,17 +20,19 @@ from uld.geometry.frames import Frames
 from uld.geometry.heatmaps import render
 from uld.losses.duld import detector_mse
 from uld.models.aggregator import Aggregator
-from uld.models.frozen import FrozenHead
-from uld.models.heads import LearnedHead
-from uld.sources.views import Bank, Batch
-from uld.training.self_training import Taught, TrainParams, contrast, draw_pairs
+from uld.models.frozen import Frozen
+from uld.models.heads import Heads
+from uld.sources.stored_views import StoredViews
+from uld.sources.views import Batch
+from uld.training.labelled import LabelledImages
+from uld.training.self_training import SelfTrainingParams, contrast, draw_pairs
 
 SIDE, GRID, K = 64, 32, 10
 TURNS = [(False, 0, 1), (True, 0, 1), (False, 15, 1), (True, 15, 1)]
 
 
-def make(folder: Path, rows: int, shapes: dict[str, tuple[int, int, int]]) -> Bank:
-    """A store of random features in four views, and its bank."""
+def make(folder: Path, rows: int, shapes: dict[str, tuple[int, int, int]]) -> StoredViews:
+    """A store of random features in four views."""
     views = np.stack([coords.view(SIDE, *turn) for turn in TURNS])
     flipped = np.array([turn[0] for turn in TURNS])
     layout = store.lay_out(views, flipped, np.empty((0, 2, 3)), np.ones(rows, bool))
@@ -46,27 +48,35 @@ def make(folder: Path, rows: int, shapes: dict[str, tuple[int, int, int]]) -> Ba
         store.build(folder / "x.zarr", scratch, spec, layout, folder / "backbone", compute, shapes)
     box = np.tile([0.0, 0.0, SIDE, SIDE], (rows, 1))
     affine = coords.crop(box, 0, SIDE)
-    frames = Frames(affine, box, views, lambda at: np.ones((len(at), SIDE, SIDE), bool), SIDE, GRID)
-    return Bank(FeatureStore(folder / "x.zarr"), frames, np.arange(rows), list(shapes))
+    frames = Frames(affine, box, lambda at: np.ones((len(at), SIDE, SIDE), bool), SIDE, GRID)
+    return StoredViews(FeatureStore(folder / "x.zarr"), frames, np.arange(rows))
 
 
 def labels(rows: int) -> Labels:
     """K points in each image and its mirror image."""
-    image, view, slot = (part.ravel() for part in np.meshgrid(np.arange(rows), [0, 1], np.arange(K), indexing="ij"))
+    grids = np.meshgrid([False, True], np.arange(rows), np.arange(K), indexing="ij")
+    flipped, image, slot = (part.ravel() for part in grids)
     xy = random.rng(0, "bench-labels").uniform(8, SIDE - 8, (len(image), 2)).astype(np.float32)
-    return Labels(image, view, slot, xy, np.ones(len(image), np.float32), np.ones(len(image), bool))
+    return Labels(image, flipped.astype(np.bool_), slot, xy, np.ones(len(image), np.float32), np.ones(len(image), bool))
+
+
+def stored(batch: Batch, views: StoredViews) -> list[int]:
+    """Where the store holds each item of a batch."""
+    same_view = (batch.warp.affine.cpu().numpy()[:, None] == views.store.views).all((2, 3))
+    items: list[int] = (batch.rows * len(TURNS) + same_view.argmax(1)).tolist()
+    return items
 
 
 def main(small: bool) -> None:
     rows, repeats = (6, 1) if small else (200, 7)
     shapes = {"l00_t74": (128, 8, 8), "l01_t74": (128, 8, 8), "l10_t74": (64, 16, 16), "l20_t74": (32, 32, 32)}
-    p = TrainParams(120, 2 if small else 6, 1e-3, 5e-5, 0.5, 1.0, 0.8, 64, 2.85, 10.0)
+    p = SelfTrainingParams(120, 2 if small else 6, 1e-3, 5e-5, 0.5, 1.0, 0.8, 64, 2.85, 10.0)
     with tempfile.TemporaryDirectory() as name:
-        bank = make(Path(name), rows, shapes)
-        taught = Taught(labels(rows), bank, K)
+        views = make(Path(name), rows, shapes)
+        images = LabelledImages(labels(rows), views, list(shapes))
         sizes = [shape[0] for shape in shapes.values()]
-        head = LearnedHead(
-            FrozenHead(list(shapes), sizes, 64, GRID, "image"),
+        head = Heads(
+            Frozen(list(shapes), sizes, 64, GRID, "image"),
             Aggregator(list(shapes), sizes, 32, 64, 8, GRID),
             48,
             "linear",
@@ -77,20 +87,17 @@ def main(small: bool) -> None:
         arrays = {n: zarr.open_array(Path(name) / "x.zarr" / n, mode="r") for n in shapes}
 
         def drawn() -> tuple[Batch, torch.Tensor, torch.Tensor]:
-            return draw_pairs(bank, taught, p, random.rng(0, "bench-draw"))
+            return draw_pairs(images, GRID, p, random.rng(0, "bench-draw"))
 
         def through_zarr() -> Features:
-            batch = drawn()[0]
-            places = list(zip(batch.rows.tolist(), batch.views.tolist(), strict=True))
-            return {
-                n: torch.from_numpy(np.stack([np.asarray(a[at]) for at in places])).float() for n, a in arrays.items()
-            }
+            items = stored(drawn()[0], views)
+            return {n: torch.from_numpy(np.stack([np.asarray(a[i]) for i in items])).float() for n, a in arrays.items()}
 
         batch = drawn()[0]
 
         def matrices() -> torch.Tensor:
-            descriptors, logits = head.maps(batch.features)
-            loss = logits.sigmoid().square().mean() + descriptors.square().mean()
+            maps = batch.through(head)
+            loss = maps.heat.square().mean() + maps.looks.square().mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -98,17 +105,18 @@ def main(small: bool) -> None:
 
         def whole() -> torch.Tensor:
             batch, xy, cells = drawn()
-            descriptors, logits = head.maps(batch.features)
-            positive, negative = contrast(descriptors, xy, cells, batch.inside, p)
-            loss = detector_mse(logits[:, 0].sigmoid(), render(xy, GRID, p.sigma), batch.inside)
+            maps = batch.through(head)
+            positive, negative = contrast(maps.looks, xy, cells, batch.inside, p)
+            loss = detector_mse(maps.heat[:, 0], render(xy, GRID, p.sigma), batch.inside)
             loss = loss + (positive.sum() + negative.sum()) / (len(positive) + len(negative))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             return loss
 
+        assert isinstance(batch.inputs, dict)
         for key, value in through_zarr().items():
-            same(key, value, batch.features[key].cpu())
+            same(key, value, batch.inputs[key].cpu())
         draws: Ways = {"uld": drawn, "a view at a time by zarr": through_zarr}
         seconds, _ = measure(draws, repeats)
         report(f"drawing {p.pairs} pairs of views", seconds, p.pairs, "pairs", "a view at a time by zarr")

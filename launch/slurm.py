@@ -3,10 +3,11 @@
     python -m launch.slurm -S 'seed=range(0,3)' -S landmarks=10,20 --partition gpu --gpus 1 --hours 24
     uld table --experiments
 
-Submit from a clone that all nodes see. Each job runs the last commit in a clone of its own below build/launch, shares
-the cache of the first one and leaves its result there as an experiment. A job whose time is up, or that is preempted,
-saves the state of its stage and is submitted again: finished stages are kept, the unfinished one goes on. A job with
-several GPUs runs its stages in as many processes, unless `ULD_NPROC` says otherwise.
+Submit from the root of a clone that all nodes see; --project studies/NAME runs a study. Each job runs the last commit
+in a clone of its own below build/launch, shares the cache of the first one and leaves its result there, as an
+experiment. A job whose time is up, or that is preempted, saves the state of its stage and is submitted again: finished
+stages are kept, the unfinished one goes on. A job with several GPUs runs its stages in as many processes, unless
+`ULD_NPROC` says otherwise.
 """
 
 import contextlib
@@ -39,7 +40,7 @@ class Experiment:
     """One experiment, as a job that can be interrupted and submitted again.
 
     root: the clone that it is submitted from. commit: what it runs. settings: `key=value` of params.yaml. linked:
-    folders of `root` that are not in Git and that stages may read. gpus: of the job.
+    folders of `root` that are not in Git and that stages may read. gpus: of the job. project: its folder below `root`.
     """
 
     root: Path
@@ -47,13 +48,14 @@ class Experiment:
     settings: tuple[str, ...]
     linked: tuple[str, ...] = ("data/raw", "weights")
     gpus: int = 1
+    project: Path = Path()
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
     def folder(self) -> Path:
         """Its own clone."""
         name = re.sub(r"[^\w.=,-]+", "_", " ".join(self.settings)) or "as-committed"
-        return self.root / PLACE / f"{self.commit[:8]}-{name}"
+        return self.root / PLACE / "-".join([self.commit[:8], *self.project.parts[-1:], name])
 
     def __call__(self) -> None:
         """Run it to its end.
@@ -64,7 +66,7 @@ class Experiment:
         if not self.folder.exists():
             self._clone()
         words = [word for setting in self.settings for word in ("--set-param", setting)]
-        self._run([sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "run", *words], self.folder)
+        self._run([sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "run", *words], self.folder / self.project)
         self._run(
             [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "push", "--all-commits", "--no-cache", "origin"],
             self.folder,
@@ -122,6 +124,7 @@ def submit(
     settings: Annotated[
         list[str] | None, typer.Option("-S", "--set-param", help="As of `dvc exp run --queue`.")
     ] = None,
+    project: Annotated[Path, typer.Option(help="The folder of a study.")] = Path(),
     partition: Annotated[str | None, typer.Option(help="SLURM's partition.")] = None,
     gpus: Annotated[int, typer.Option(help="A job.")] = 1,
     cpus: Annotated[int, typer.Option(help="A job.")] = 8,
@@ -138,8 +141,8 @@ def submit(
         print("error: submitting needs submitit: pip install 'uld[slurm]'.", file=sys.stderr)
         raise typer.Exit(2) from None
     root = Path.cwd()
-    if not (root / "dvc.yaml").is_file():
-        print("error: there is no dvc.yaml here: submit from the project's folder.", file=sys.stderr)
+    if not (root / project / "dvc.yaml").is_file():
+        print("error: there is no dvc.yaml here: submit from the repository's root.", file=sys.stderr)
         raise typer.Exit(2)
     commit, dirty = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
     if dirty:
@@ -161,7 +164,7 @@ def submit(
         slurm_signal_delay_s=GRACE,
         slurm_array_parallelism=at_once,
     )
-    experiments = [Experiment(root, commit, one, gpus=gpus) for one in sweeps(settings or [])]
+    experiments = [Experiment(root, commit, one, gpus=gpus, project=project) for one in sweeps(settings or [])]
     for one, job in zip(experiments, executor.submit_array(experiments), strict=True):
         print(f"{job.job_id}: {one.folder.relative_to(root)}, log {job.paths.stdout.relative_to(root)}")
 

@@ -6,6 +6,7 @@ from uld import datasets
 from uld.artifacts.annotations import write_annotations
 from uld.artifacts.files import write_table
 from uld.base import params, stop
+from uld.datasets.index import build
 
 OUT = Path("artifacts/data")
 
@@ -15,7 +16,7 @@ def main() -> None:
     name = params.read(str, "dataset")
     kind = datasets.kind(name)
     dataset = kind(Path(params.read(str, "source")), params.read(kind.Params, f"datasets.{name}"))
-    index, annotations = datasets.build(dataset, params.read(int, "seed"))
+    index, annotations = build(dataset, params.read(int, "seed"))
 
     write_table(OUT / "index.csv", index)
     write_annotations(OUT / "annotations.h5", annotations)

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from uld.artifacts.files import atomic
+from uld.artifacts.files import atomic, write_table
 from uld.base import params, stop
+from uld.evaluate.poses import of_rounds
 from uld.evaluate.protocols import choose
 from uld.report import page, source
 
@@ -12,13 +13,19 @@ OUT = Path("report")
 
 
 def main() -> None:
-    """Read `report`, the names of data set, rows and rounds and the first protocol; write index.html and its PNGs."""
+    """Read `report`, the names of data set, rows and rounds and the first protocol.
+
+    Writes index.html, its PNGs, and poses.csv: how far the pose clusters of the rounds are poses.
+    """
     chosen = params.read(source.ReportParams, "report")
     rows = list(params.read(dict[str, Any], "rows"))
     protocol = next(iter(choose(params.read(tuple[str, ...], "evaluate.protocols"))))
-    rounds = {name: block["method"] for name, block in params.read(dict[str, dict[str, str]], "rounds").items()}
-    run = source.read(chosen, rows, rounds, params.read(str, "dataset"), protocol, Path("params.yaml"))
+    lines = params.read(dict[str, dict[str, str]] | None, "rounds") or {}
+    rounds = {name: block["method"] for name, block in lines.items()}
+    poses = of_rounds(rounds)
+    run = source.read(chosen, rows, rounds, params.read(str, "dataset"), protocol, Path("params.yaml"), poses)
     report = page.render(run, chosen)
+    write_table(OUT / "poses.csv", poses.lines)
     for name, data in {**report.pictures, "index.html": report.html.encode()}.items():
         with atomic(OUT / name) as part:
             part.write_bytes(data)

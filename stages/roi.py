@@ -5,7 +5,7 @@ from pathlib import Path
 from uld import datasets, roi
 from uld.artifacts.files import read_table, write_table
 from uld.base import params, stop
-from uld.images import crops
+from uld.images import cut
 
 DATA = Path("artifacts/data")
 OUT = Path("artifacts/roi")
@@ -26,7 +26,7 @@ def main() -> None:
     boxes, missing = roi.locate(root, index, providers, chosen.max_missing)
     write_table(OUT / "boxes.csv", boxes)
     write_table(OUT / "missing.csv", missing)
-    crops.write(OUT / "crops.zarr", root, boxes, chosen.margin, chosen.crop)
+    cut.write(OUT / "crops.zarr", root, boxes, chosen.margin, chosen.crop)
 
     print(f"{len(boxes)} boxes: {boxes['provider'].value_counts().to_dict()}; {len(missing)} images without one")
 

@@ -15,7 +15,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from uld.diffusion import backbone
 from uld.diffusion.backbone import Backbone
-from uld.images import crops
+from uld.images import cut
 from uld.images.crops import Crops
 
 hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one is slow now and then
@@ -121,7 +121,7 @@ def write_crops(
 
     def write(size: int) -> Crops:
         path = tmp_path_factory.mktemp("crops") / "crops.zarr"
-        crops.write(path, *photographs, margin=0.0, size=size)
+        cut.write(path, *photographs, margin=0.0, size=size)
         return Crops(path)
 
     return write

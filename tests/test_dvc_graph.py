@@ -1,4 +1,4 @@
-"""dvc.yaml, params.yaml and the code agree: every import is a dependency, every key is read."""
+"""dvc.yaml, params.yaml and the code agree: each stage depends on the code it runs, every key is read."""
 
 import ast
 import re
@@ -8,43 +8,42 @@ from typing import Any
 import pytest
 
 import graph
-from uld import datasets, keypoints, methods, roi
+from uld.base import code, params
+from uld.base.code import ROUNDS, ROWS, STARTS
 
-STAGES = graph.load("dvc.yaml")["stages"]
-# what a stage opens by a name in params.yaml, or reads beside its code
-BY_NAME = {
-    "data": {"uld/datasets/${dataset}.py"},
-    "roi": {"uld/datasets/${dataset}.py", "uld/roi"},
-    "bootstrap": {"uld/keypoints"},
-    "cluster": {"uld/methods/${item.step}.py"},
-    "train": {"uld/methods/${item.step}.py"},
-    "discover": {"uld/methods/${item.step}.py"},
-    "predict": {"uld/methods/${item.step}.py", "uld/roi"},
-    "report": {"uld/report/page.html", "uld/report/published.yaml"},
-}
-# tables of such names, and where their lines are found in dvc.yaml
-TABLES = {
-    "uld/datasets/${dataset}.py": [f"uld.datasets.{name}:" for name in datasets.TABLE],
-    "uld/methods/${item.step}.py": [f"uld.methods.{name}:" for name in methods.STEPS],
-    "uld/roi": ["uld.roi."] * len(roi.TABLE),
-    "uld/keypoints": ["uld.keypoints."] * len(keypoints.POINTS),
-}
+GRAPH = graph.load("dvc.yaml")
+STAGES = GRAPH["stages"]
+PROJECTS = [graph.ROOT, *sorted(path.parent for path in graph.ROOT.glob("studies/*/params.yaml"))]
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "code"])
 def test_a_stage_depends_on_its_code(stage: str) -> None:
-    body = graph.declared(stage)
-    own = {dep for dep in body["deps"] if dep.startswith(("uld", "stages", "artifacts/code"))}
-    assert own == {f"artifacts/code/{stage}.txt"} | BY_NAME.get(stage, set())
-    # -m: the code that runs is that of the tree DVC runs in, also where a queued experiment has a tree of its own
-    assert body["cmd"].split(" $")[0] == f"python -m stages.{stage}"
+    body, many = graph.declared(stage), "foreach" in STAGES[stage]
+    own = [dep for dep in body["deps"] if dep.startswith(("uld", "stages", "artifacts/code"))]
+    assert own == [f"artifacts/code/{stage}{'/${key}' if many else ''}.txt"]
+    assert body["cmd"] == f"python -m uld.stage {stage}{' ${key}' if many else ''}"
 
 
-def test_what_is_opened_by_name_lies_where_dvc_yaml_looks() -> None:
-    tables = [datasets.TABLE, methods.STEPS, roi.TABLE, keypoints.POINTS]
-    for starts, table in zip(TABLES.values(), tables, strict=True):
-        for start, opened in zip(starts, table.values(), strict=True):
-            assert opened.startswith(start)
+@pytest.mark.parametrize("project", PROJECTS, ids=lambda path: path.name)
+def test_lists_of_code_name_the_method_and_model_of_their_line_and_no_others(project: Path) -> None:
+    tree = params.load(project / "params.yaml")
+    lists = code.lists(graph.ROOT, GRAPH, tree)
+    for table, stages in (("rounds", ("cluster", "train")), ("rows", ("discover", "predict"))):
+        for name, line in tree[table].items():
+            for text in (lists[f"{stage}/{name}.txt"] for stage in stages):
+                opened = set(re.findall(r"uld/methods/(\w+)\.py", text)) - {"__init__", "base", "lines"}
+                assert opened == {line["method"].removesuffix("_full_vae")}, name
+    assert not [name for name in lists if name.startswith("features/") and "uld/methods/" in lists[name]]
+
+
+@pytest.mark.parametrize("project", PROJECTS, ids=lambda path: path.name)
+def test_every_line_has_the_words_that_dvc_yaml_asks_for(project: Path) -> None:
+    tree = params.load(project / "params.yaml")
+    for stage, body in STAGES.items():
+        if "foreach" in body:
+            table = body["foreach"].strip("${}")
+            words = set(re.findall(r"\$\{item\.(\w+)\}", str(body["do"])))
+            assert [name for name, line in tree[table].items() if not words <= set(line)] == [], stage
 
 
 def test_stages_dvc_yaml_and_scripts_have_the_same_names() -> None:
@@ -53,7 +52,7 @@ def test_stages_dvc_yaml_and_scripts_have_the_same_names() -> None:
 
 
 def keys_read(stage: str) -> set[str]:
-    """First two levels of the keys that a stage script passes to `params.read`; {..} of an f-string as *."""
+    """The keys that a stage script passes to `params.read`; {..} of an f-string as *."""
     found = set()
     for node in ast.walk(ast.parse((graph.ROOT / f"stages/{stage}.py").read_text())):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "params.read":
@@ -65,7 +64,15 @@ def keys_read(stage: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("stage", STAGES)
+def test_the_lists_of_code_are_made_again_when_what_chooses_code_changes() -> None:
+    """`code` reads params.yaml as a whole; the tables of a `foreach` name the lists, the others are of `opens`."""
+    tables = {body["foreach"].strip("${}") for body in STAGES.values() if "foreach" in body}
+    words = {"code", "dataset", "roi.providers", "backbone", "backbones.${backbone}.kind"}
+    assert {STARTS, ROUNDS, ROWS} <= tables
+    assert set(graph.declared("code")["params"]) == tables | words
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "code"])
 def test_a_stage_reads_exactly_the_params_it_declares(stage: str) -> None:
     declared = {re.sub(r"\$\{[^}]*\}", "*", key) for key in graph.declared(stage).get("params", [])}
     read = keys_read(stage)
@@ -75,11 +82,12 @@ def test_a_stage_reads_exactly_the_params_it_declares(stage: str) -> None:
     assert declared - used == set(), "declared but not read"
 
 
-def test_every_key_of_params_is_declared_by_a_stage() -> None:
+@pytest.mark.parametrize("project", PROJECTS, ids=lambda path: path.name)
+def test_every_key_of_params_is_declared_by_a_stage(project: Path) -> None:
     declared = {key for stage in STAGES for key in graph.declared(stage).get("params", [])}
     patterns = [re.compile(re.sub(r"\\\$\\\{[^}]*\\\}", "[^.]+", re.escape(key)) + r"(\..*)?") for key in declared]
-    unread = [key for key in leaves(graph.load("params.yaml")) if not any(p.fullmatch(key) for p in patterns)]
-    assert unread == []
+    tree = params.load(project / "params.yaml")
+    assert [key for key in leaves(tree) if not any(p.fullmatch(key) for p in patterns)] == []
 
 
 def leaves(tree: Any, prefix: str = "") -> list[str]:
@@ -102,4 +110,4 @@ def test_every_field_of_a_params_class_is_used() -> None:
     }
     scripts = [ast.parse(p.read_text()) for p in (graph.ROOT / "stages").glob("*.py")]
     used |= {n.attr for tree in scripts for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
-    assert {(c, f) for c, f in fields if f not in used and f not in ("kind", "head")} == set()
+    assert {(c, f) for c, f in fields if f not in used and f != "kind"} == set()

@@ -14,21 +14,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uld import methods, roi
+from uld import methods, roi, sources
 from uld.artifacts.files import read_json, write_json
 from uld.artifacts.found import Found, joined
 from uld.artifacts.landmarks import Landmarks, read_landmarks, write_landmarks
 from uld.artifacts.models import ABOUT as MODEL
-from uld.artifacts.models import WEIGHTS, load_model
+from uld.artifacts.models import WEIGHTS, load_model, read_origin
 from uld.base import runtime
 from uld.base.errors import ArtifactError
 from uld.base.params import build
 from uld.geometry import coords
-from uld.images.crops import cut
-from uld.images.decode import Pixels
+from uld.images import Pixels
+from uld.images.cut import cut
 from uld.landmarks.predict import placed
 from uld.methods.lines import RowParams
-from uld.sources.live import LiveViews, reader
+from uld.sources.live import LiveViews
 from uld.sources.source import Source
 
 ABOUT = "detector.json"
@@ -66,11 +66,7 @@ def pack(
     (out / "model").mkdir(parents=True, exist_ok=True)
     for name in (MODEL, WEIGHTS):  # not what it was trained on
         shutil.copy(root / "rounds" / row.start / name, out / "model")
-    if row.reads.startswith("features/"):
-        from uld.diffusion import live  # a model that reads images needs no such network
-        from uld.diffusion.store import FeatureStore
-
-        live.pack(FeatureStore(root / f"{row.reads}.zarr"), out)
+    sources.of(row.reads).pack(row.reads, root, out)
     write_landmarks(out / "landmarks.h5", landmarks)
     write_json(out / ABOUT, about)
 
@@ -86,7 +82,7 @@ class Detector:
         self._roi = build(roi.RoiParams, about["roi"], "roi", str(folder / ABOUT))
         self._providers = _providers(about["roi_providers"], folder)
         self._model = load_model(folder / "model").to(runtime.device())
-        self._read = reader(self._model, folder)
+        self._read = sources.of(read_origin(folder / "model").reads).reader(self._model, folder)
 
     @classmethod
     def load(cls, folder: Path | str) -> "Detector":

@@ -22,9 +22,9 @@ def main() -> None:
     if found and found != HERE:
         _start_anew(found)
     name, keys = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
-    if not (HERE / "stages" / f"{name}.py").is_file():
-        there = ", ".join(sorted(path.stem for path in (HERE / "stages").glob("*.py")))
-        _refuse(f"there is no stage '{name}': choose one of {there}.")
+    there = sorted(path.stem for path in (HERE / "stages").glob("*.py"))
+    if name not in there:
+        _refuse(f"there is no stage '{name}': choose one of {', '.join(there)}.")
     if not found:
         _same_version(Path.cwd())
     sys.argv = [name, *keys]

@@ -6,6 +6,7 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -14,9 +15,10 @@ import pytest
 
 from uld.artifacts.annotations import Annotations, AnnotationSet, read_annotations, write_annotations
 from uld.artifacts.files import atomic, read_arrays, read_json, read_table, write_arrays, write_json, write_table
+from uld.artifacts.found import Found
 from uld.artifacts.labels import Labels, read_labels, write_labels
 from uld.artifacts.landmarks import Landmarks, PoseCentroids, read_landmarks, write_landmarks
-from uld.artifacts.predictions import Predictions, read_predictions, write_predictions
+from uld.artifacts.predictions import Predictions, Warped, read_predictions, write_predictions
 from uld.base.errors import ArtifactError
 
 IDS = ["a/b c.png", "größe/日本.png", "001.png", "NA", "7"]
@@ -36,24 +38,34 @@ def landmarks(count: int = 3, dims: int = 4, kept: int = 2) -> Landmarks:
     )
 
 
-def predictions(images: int, count: int, views: int = 2) -> Predictions:
+def predictions(images: int, count: int, warps: int = 2) -> Predictions:
     rng = np.random.default_rng(1)
-    xy = rng.uniform(0, 99, (images, views, count, 2)).astype(np.float32)
+    dense = rng.uniform(0, 99, (images, count, 2)).astype(np.float32)
     score = rng.uniform(0, 1, (images, count)).astype(np.float32)
-    holes = xy[:, 0].copy()
+    holes = dense.copy()
     holes[::3] = np.nan
     names = np.array([f"größe/{n:06d}.png" for n in range(images)], dtype=object)
     split = np.array(["train", "test"], dtype=object)[np.arange(images) % 2]
-    return Predictions(names, split, holes, score, xy[:, 0], score, xy, np.array([False, True])[:views])
+    rows = np.flatnonzero(split == "test")
+    warped = Warped(rows, rng.uniform(0, 99, (len(rows), warps, count, 2)).astype(np.float32))
+    return Predictions(names, split, Found(holes, score, dense, score), warped)
+
+
+PARTS = (PoseCentroids, Found, Warped, dict)
+
+
+def _opened(value: object) -> object:
+    return SimpleNamespace(**value) if isinstance(value, dict) else value
 
 
 def same(one: object, two: object) -> None:
+    assert vars(one).keys() == vars(two).keys()
     for name, value in vars(one).items():
         other = vars(two)[name]
-        if value is None or isinstance(value, PoseCentroids):
+        if value is None or isinstance(value, PARTS):
             assert type(value) is type(other), name
             if value is not None:
-                same(value, other)
+                same(_opened(value), _opened(other))
             continue
         assert value.shape == other.shape, name
         assert value.dtype == other.dtype, name
@@ -76,11 +88,14 @@ def test_poses_come_back(tmp_path: Path) -> None:
         want = replace(landmarks(3, 4, 2), poses=replace(poses, places=places))
         write_landmarks(tmp_path / "landmarks.h5", want)
         same(want, read_landmarks(tmp_path / "landmarks.h5"))
-    posed = replace(predictions(7, 5), pose=np.arange(7), pose_margin=np.linspace(0, 1, 7, dtype=np.float32))
+    plain = predictions(7, 5)
+    margin = np.linspace(0, 1, 7, dtype=np.float32)
+    posed = replace(plain, found=replace(plain.found, points=np.arange(7), pose=np.arange(7), pose_margin=margin))
     write_predictions(tmp_path / "p.h5", posed)
     same(posed, read_predictions(tmp_path / "p.h5"))
-    number = np.arange(4)
-    labels = Labels(number, number, number, np.zeros((4, 2), np.float32), np.zeros(4, np.float32), number > 1, number)
+    number, score = np.arange(4), np.zeros(4, np.float32)
+    own = {"pose": number, "confidence": score, "look": np.ones((4, 3), np.float16)}
+    labels = Labels(number, number > 0, number, np.zeros((4, 2), np.float32), score, number > 1, own)
     write_labels(tmp_path / "l.h5", labels)
     same(labels, read_labels(tmp_path / "l.h5"))
 
@@ -99,9 +114,20 @@ def test_labels_come_back(tmp_path: Path, points: int) -> None:
     xy = np.arange(2.0 * points).reshape(points, 2).astype(np.float32)
     number = np.arange(points)
     score = np.linspace(0, 1, points, dtype=np.float32)
-    want = Labels(number, number // 3, number % 2, xy, score, number % 3 == 0)
+    want = Labels(number, number > 2, number % 2, xy, score, number % 3 == 0)
     write_labels(tmp_path / "labels.h5", want)
     same(want, read_labels(tmp_path / "labels.h5"))
+
+
+def test_what_labels_of_an_image_share() -> None:
+    image, flipped = np.array([1, 1, 4, 7, 4]), np.array([False, False, False, False, True])
+    own = {"pose": np.array([3, 3, 0, 2, 5])}
+    xy, score = np.zeros((5, 2), np.float32), np.zeros(5, np.float32)
+    labels = Labels(image, flipped, np.array([0, 6, 1, 1, 0]), xy, score, flipped, own)
+    assert labels.count == 7 and replace(labels, label=labels.label[:0]).count == 0
+    assert labels.own_of("pose", np.array([1, 2, 4]), flipped=False).tolist() == [3, -1, 0]
+    assert labels.own_of("pose", np.array([1, 2, 4]), flipped=True).tolist() == [-1, -1, 5]
+    assert labels.own_of("sex", np.array([1, 4]), flipped=False).tolist() == [-1, -1]
 
 
 def test_annotations_come_back(tmp_path: Path) -> None:

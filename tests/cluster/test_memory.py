@@ -21,8 +21,8 @@ def cluster(images):
         x = rng.normal(size=(100 * EACH, SIZE)).astype(np.float32)
         descriptors.append(x / np.linalg.norm(x, axis=1, keepdims=True))
     count = images * EACH
-    image, view = np.repeat(np.arange(images), EACH), np.zeros(count, np.int64)
-    points = label.Pool(image, view, np.zeros((count, 2), np.float32), descriptors)
+    image, flipped = np.repeat(np.arange(images), EACH), np.zeros(count, bool)
+    points = label.Pool(image, flipped, np.zeros((count, 2), np.float32), descriptors)
     clusters = kmeans.fit(descriptors, K, rng, restarts=1, iterations=3, cap=CAP)
     quality(descriptors, clusters, rng)
     label.picture(points, clusters.centroids, rng)

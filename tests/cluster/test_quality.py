@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from uld.cluster import kmeans, quality
 
@@ -43,45 +42,3 @@ def test_undefined_scores_are_absent(k: int) -> None:
 def test_empty_clusters() -> None:
     found = figures(np.repeat(np.eye(2, dtype=np.float32), 10, axis=0), 4)
     assert found["empty_clusters"] + 2 <= 4 and found["smallest_cluster"] >= 1
-
-
-class Halves:
-    """Images whose left half has one descriptor and whose right half has another."""
-
-    def describe(self, rows: np.ndarray, view: int = 0) -> torch.Tensor:
-        maps = torch.zeros(len(rows), 2, 4, 8)
-        maps[:, 0, :, :4], maps[:, 1, :, 4:] = 3, 5
-        return maps
-
-
-def at(x0: np.ndarray, x1: np.ndarray):
-    """Two landmarks an image, at x0 and x1 of its row."""
-    return lambda rows: np.stack([np.stack([x[rows], 0 * x[rows] + 1], 1) for x in (x0, x1)], 1).astype(np.float32)
-
-
-def test_landmarks_that_stay_on_their_half_are_apart() -> None:
-    rows, rng = np.arange(30), np.random.default_rng(0)
-    left, right = rng.uniform(0, 2.9, 30), rng.uniform(4.1, 7, 30)
-    told = quality.of_landmarks(Halves(), at(left, right), rows, np.random.default_rng(1))
-    assert told["landmark_silhouette"] == pytest.approx(1)
-    mixed = quality.of_landmarks(
-        Halves(), at(rng.permuted(left + 4 * (rows % 2)), right), rows, np.random.default_rng(1)
-    )
-    assert mixed["landmark_silhouette"] < 0.5 and mixed["landmark_calinski_harabasz"] < 100
-
-
-def test_landmarks_of_some_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quality, "SAMPLE", 10)
-    asked: list[int] = []
-
-    def find(rows: np.ndarray) -> np.ndarray:
-        asked.extend(rows.tolist())
-        return np.tile(np.float32([[[1, 1], [6, 1]]]), (len(rows), 1, 1))
-
-    quality.of_landmarks(Halves(), find, np.arange(100, 130), np.random.default_rng(1))
-    assert len(set(asked[1:])) == 5 and min(asked) >= 100
-
-
-def test_no_landmarks_no_scores() -> None:
-    none = lambda rows: np.zeros((len(rows), 0, 2), np.float32)  # noqa: E731
-    assert quality.of_landmarks(Halves(), none, np.arange(5), np.random.default_rng(0)) == {}

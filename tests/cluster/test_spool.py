@@ -180,9 +180,9 @@ def test_values_that_are_not_finite_in_any_piece() -> None:
 def pool_of(x: Any) -> Pool:
     rng = np.random.default_rng(4)
     half = len(x) // 2
-    view = np.repeat([0, 3], [half, len(x) - half])
+    flipped = np.repeat([False, True], [half, len(x) - half])
     image = np.concatenate([np.sort(rng.integers(0, 900, n)) for n in (half, len(x) - half)])
-    return Pool(image, view, rng.normal(size=(len(x), 2)).astype(np.float32), x)
+    return Pool(image, flipped, rng.normal(size=(len(x), 2)).astype(np.float32), x)
 
 
 def test_what_is_made_of_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,7 @@ import pytest
 
 from uld.base.errors import ULDError
 from uld.cluster import kmeans
-from uld.cluster.two_stage import Poses, keypoint_clusters, nearest_in_pose, pose_clusters
-from uld.landmarks import assign
+from uld.cluster.two_stage import Poses, keypoint_clusters, pose_clusters
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -208,8 +207,8 @@ def test_a_slot_means_the_same_part_in_each_pose() -> None:
     np.testing.assert_allclose(found.centroids, truth, atol=0.02)
     for q in range(3):
         np.testing.assert_array_equal(found.counts[q], np.bincount(part[pose == q], minlength=6))
-    slot, _ = nearest_in_pose(x.astype(np.float32), pose, found.centroids)
-    np.testing.assert_array_equal(slot, part)
+    nearest = ((x[:, None] - found.centroids[pose]) ** 2).sum(2).argmin(1)
+    np.testing.assert_array_equal(nearest, part)
 
 
 def test_a_slot_that_wins_no_point_keeps_the_common_centroid() -> None:
@@ -278,23 +277,3 @@ def test_slots_in_order() -> None:
     np.testing.assert_array_equal(turned.centroids[1], found.centroids[1])
     assert turned.counts.tolist() == [[0, 0, 1], [0, 1, 1]]
     np.testing.assert_array_equal(turned.xy[0], [[np.nan] * 2, [np.nan] * 2, [0, 1]])
-
-
-def test_nearest_in_the_own_pose() -> None:
-    x, pose = rng(1).normal(size=(100, 5)).astype(np.float32), rng(2).choice([0, 2, 3], 100)
-    centroids = rng(3).normal(size=(4, 6, 5)).astype(np.float32)
-    slot, distance = nearest_in_pose(x, pose, centroids)
-    squares = ((x[:, None] - centroids[pose]) ** 2).sum(2)
-    np.testing.assert_array_equal(slot, squares.argmin(1))
-    np.testing.assert_allclose(distance, squares.min(1), rtol=1e-4)
-    assert [len(one) for one in nearest_in_pose(x[:0], pose[:0], centroids)] == [0, 0]
-
-
-def test_one_exemplar_an_image_and_slot_among_the_own_pose() -> None:
-    """Images 0 and 1 are of pose 0, image 2 of pose 1, whose slots lie the other way round."""
-    centroids = np.array([[[0], [10]], [[10], [0]]], np.float32)
-    x = np.array([[1], [2], [9], [3], [4], [1], [8], [9]], np.float32)
-    image = np.array([0, 0, 0, 1, 1, 2, 2, 2])
-    slot, distance = nearest_in_pose(x, np.array([0, 0, 1])[image], centroids)
-    assert slot.tolist() == [0, 0, 1, 0, 0, 1, 0, 0]
-    assert assign.exemplars(image, slot, distance).tolist() == [0, 2, 3, 7, 5]

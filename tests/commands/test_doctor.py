@@ -15,11 +15,11 @@ from uld.diffusion import backbone, pinned
 from uld.diffusion.extractor import Extractor, ReadoutParams
 
 ROOT = Path(__file__).parents[2]
-RESTING = {"silk": {"features": "trained"}}
+FROZEN = {"silk_frozen": {"reads": "features/trained", "start": "silk"}}
+MAPS = "features/silk_frozen"
 PLAIN = {"mirror": False, "rotate": 0, "scale": 1}
-ITEMS = (
-    2 * 3 + 1 * (1 + 4) + 2 * 2 + 1 * (1 + 4)
-)  # of three photographs one is of the test split; three views, two views
+# of three photographs one is of the test split; a store of three views, and one of two
+ITEMS = 2 * 3 + 1 * (1 + 4) + 2 * 2 + 1 * (1 + 4)
 
 
 def put(path: Path, **changes: object) -> None:
@@ -44,8 +44,10 @@ def ready(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         dataset="folder",
         source="photos",
         roi__providers=["full"],
-        networks__trained__views=[PLAIN] * 3,
-        networks__untrained__views=[PLAIN] * 2,
+        stores={
+            "trained": {"trained": True, "keep": "features", "views": [PLAIN] * 3},
+            "untrained": {"trained": False, "keep": "features", "views": [PLAIN] * 2},
+        },
     )
     monkeypatch.setattr(doctor, "_dvc", lambda: "up to date")
     monkeypatch.setattr(doctor, "_stage_python", lambda: "python")
@@ -72,9 +74,9 @@ def test_all_is_well(ready, uld) -> None:
         ({"backbone": "sd15"}, "backbone", "weights/stable-diffusion-v1-5"),
         ({"seed": "zero"}, "params", "seed"),
         ({"backbone": "sd3"}, "params", "'sd3' is no line of backbones"),
-        ({"report__row": "nope"}, "params", "'nope' is no line of variants"),
+        ({"report__row": "nope"}, "params", "'nope' is no line of rows"),
         ({"readout__layers": [[0, 0]]}, "params", "not in readout.layers"),
-        ({"variants__zeroshot__start": "duld-9"}, "params", "'duld-9' is no line of starts or rounds"),
+        ({"rows__zeroshot__start": "duld-9"}, "params", "'duld-9' is no line of starts, aggregated or rounds"),
     ],
 )
 def test_what_is_missing_is_named_with_its_remedy(ready, uld, changes: dict, subject: str, hint: str) -> None:
@@ -87,14 +89,20 @@ def test_what_is_missing_is_named_with_its_remedy(ready, uld, changes: dict, sub
     assert "missing" in done.output
 
 
-def chained(a: str = "silk", b: str = "a", **more: str) -> dict[str, dict[str, str]]:
+def chained(a: str = "silk", b: str = "a", reads: str = "features/trained", **more: str) -> dict[str, dict[str, str]]:
     """Rounds a, b and more by where they start."""
     starts = {"a": a, "b": b, **more}
-    return {name: {"features": "trained", "start": start, "step": "duld"} for name, start in starts.items()}
+    return {name: {"reads": reads, "start": start, "method": "duld"} for name, start in starts.items()}
 
 
-def row(start: str) -> dict[str, object]:
-    return {"features": "trained", "start": start, "step": "duld", "landmarks": 10}
+def row(start: str, reads: str = "features/trained") -> dict[str, object]:
+    return {"reads": reads, "start": start, "method": "duld", "landmarks": 10}
+
+
+def pixels() -> dict[str, object]:
+    """A start that reads images."""
+    found: dict[str, object] = params.load(ROOT / "studies/ablation/params.yaml")["starts"]["pixels"]
+    return found
 
 
 @pytest.mark.parametrize(
@@ -102,81 +110,129 @@ def row(start: str) -> dict[str, object]:
     [
         (
             {"rounds": chained(b="c")},
-            r"rounds\.b\.start: 'c' is no line of starts or rounds, which has frozen, silk, a, b",
+            r"rounds\.b\.start: 'c' is no line of starts, aggregated or rounds, which has frozen, silk, a, b",
         ),
         ({"rounds": chained(b="b")}, r"rounds\.b\.start: a round cannot start from itself"),
         ({"rounds": chained(a="b")}, r"rounds\.a\.start: 'b' is a later round: name .* an earlier round"),
-        ({"rounds": chained(frozen="b")}, r"rounds\.frozen: starts has a line of this name"),
-        ({"variants__duld__start": "d"}, r"variants\.duld\.start: 'd' is no line of starts or rounds"),
+        ({"rows__duld__start": "d"}, r"rows\.duld\.start: 'd' is no line of starts, aggregated or rounds"),
+        ({"rows__duld__method": "d"}, r"rows\.duld\.method: 'd' is no line of methods, which has mean_shape, "),
+        ({"rounds__b__method": "zeroshot"}, r"rounds\.b\.method: 'zeroshot' trains nothing: choose a method that has"),
         (
-            {"variants__duld__features": "untrained"},
-            r"variants\.duld\.features: 'untrained' is not what round 'b' was trained on: .* features: trained",
+            {"rows__duld__reads": "features/untrained"},
+            r"rows\.duld\.reads: 'features/untrained' is not what the model of 'b' reads: let it be features/trained",
         ),
-        ({"aggregated": {"silk": {"features": "untrained"}}}, r"aggregated\.silk\.features: .* let it be trained"),
-        ({"aggregated": {"frozen": {"features": "trained"}}}, r"aggregated\.frozen: .* starts with head: learned"),
+        ({"rounds__a__reads": "roi/crops"}, r"rounds\.a\.reads: 'roi/crops' is not what the model of 'silk' reads"),
         (
-            {"aggregated": {"nope": {"features": "trained"}}},
-            r"aggregated\.nope: it must have the name of a line of starts",
-        ),
-        (
-            {"aggregated": {"trained": {"features": "trained"}}},
-            r"aggregated\.trained: networks has a line of this name",
-        ),
-        ({"starts__silk__features": "silk"}, r"starts\.silk\.features: 'silk' is no line of networks"),
-        (
-            {"rounds__a__features": "silk"},
-            r"rounds\.a\.features: 'silk' is no line of networks or aggregated, .* untrained",
+            {"starts__silk__reads": "roi/crops"},
+            r"starts\.silk\.reads: a model 'heads' cannot read 'roi/crops': it reads features/trained",
         ),
         (
-            {"aggregated": RESTING, "rounds__b__features": "silk", "variants__duld__features": "silk"},
-            r"rounds\.b\.features: 'silk' holds what the aggregator of that start made: begin there, or at a round",
+            {"aggregated": {"silk_frozen": {"reads": "features/untrained", "start": "silk"}}},
+            r"aggregated\.silk_frozen\.reads: .* the model of 'silk' reads: let it be features/trained",
         ),
         (
-            {"aggregated": RESTING, "variants__duld": {"features": "silk", "start": "frozen", "step": "duld"}},
-            r"variants\.duld\.features: 'silk' holds what the aggregator of that start made",
+            {"aggregated": {"x": {"reads": "features/trained", "start": "frozen"}}},
+            r"aggregated\.x\.start: 'frozen' has no aggregator: name a start of model heads",
         ),
         (
-            {"aggregated": RESTING, "rounds__a__features": "silk", "rounds__b__features": "silk"},
-            r"variants\.duld\.features: 'trained' is not what round 'b' was trained on: .* features: silk",
+            {"aggregated": {"x": {"reads": "features/trained", "start": "nope"}}},
+            r"aggregated\.x\.start: 'nope' is no line of starts, which has frozen, silk",
         ),
-        ({"keypoints": {}}, r"starts\.silk\.keypoints: 'silk' is no line of keypoints, which has none"),
+        (
+            {"aggregated": {"trained": {"reads": "features/trained", "start": "silk"}}},
+            r"aggregated\.trained: stores has a line of this name, and both are kept in artifacts/features",
+        ),
+        (
+            {"aggregated": {"silk": {"reads": "features/trained", "start": "silk"}}},
+            r"aggregated\.silk: starts has a line of this name, and both are kept in artifacts/rounds",
+        ),
+        (
+            {"aggregated": {"a": {"reads": "features/trained", "start": "silk"}}, "rounds": chained()},
+            r"rounds\.a: aggregated has a line of this name, and both are kept in artifacts/rounds",
+        ),
+        (
+            {"aggregated": FROZEN, "rounds": chained("silk_frozen", reads=MAPS)},
+            r"rows\.duld\.reads: 'features/trained' is not what .* 'b' reads: let it be features/silk_frozen",
+        ),
+        (
+            {"aggregated": FROZEN, "rows__duld": row("frozen", MAPS)},
+            r"rows\.duld\.reads: 'features/silk_frozen' is not what the model of 'frozen' reads",
+        ),
         (
             {"starts__silk__projection__layers": [[0, 0], [3, 1]]},
             r"starts\.silk\.projection\.layers: \[\[3, 1\]\] are not in readout\.layers",
         ),
         (
-            {"starts__silk__model__layers": [[0, 0], [3, 1]]},
-            r"starts\.silk\.model\.layers: \[\[3, 1\]\] are not in readout\.layers",
+            {"starts__silk__network__layers": [[0, 0], [3, 1]]},
+            r"starts\.silk\.network\.layers: \[\[3, 1\]\] are not in readout\.layers",
         ),
         (
-            {"starts__silk__model__timesteps": [74, 75]},
-            r"starts\.silk\.model\.timesteps: \[75\] are not in readout\.timesteps",
+            {"starts__silk__network__timesteps": [74, 75]},
+            r"starts\.silk\.network\.timesteps: \[75\] are not in readout\.timesteps",
         ),
+        (
+            {"starts__silk__train__keypoints": {"by": "superpont"}},
+            r"keypoints\.by: must be one of silk, superpoint, classical, not 'superpont'",
+        ),
+        (
+            {"starts__silk__train__keypoints": {"by": "silk", "tolerance": 1, "points": 3}},
+            r"^params\.yaml: starts\.silk\.train\.keypoints\.points: unknown key",
+        ),
+        (
+            {"starts__silk__model": "learned"},
+            r"starts\.silk: there is no start of model 'learned': choose one of frozen",
+        ),
+        ({"starts__silk": 3}, r"starts\.silk: must be a mapping of keys to values, not 3"),
+        (
+            {"methods__duld": {"cluster": None}},
+            r"methods\.duld\.cluster: .*not None(.|\n)*methods\.duld\.train. is missing",
+        ),
+        ({"methods__zeroshot": {"cluster": 1, "trian": 2}}, r"methods\.zeroshot\.trian: unknown key"),
+        (
+            {"methods__duld_pp__train__loss": "triplet"},
+            r"duld_pp\.train\.loss: must be one of contrast, elbo, not 'triplet'",
+        ),
+        ({"rounds": [1]}, r"rounds: must be a table of lines"),
     ],
 )
-def test_a_wrong_reference_is_one_clear_message(project: Path, changes: dict[str, object], message: str) -> None:
+def test_what_is_wrong_in_the_tables_is_told(project: Path, changes: dict[str, object], message: str) -> None:
     path = project / "params.yaml"
-    starts = {name: params.load(path)["starts"][name] for name in ("frozen", "silk")}
-    put(path, starts=starts, rounds=chained(), variants={"duld": row("b")}, report__row="duld")
+    put(path, rounds=chained(), rows={"duld": row("b")}, report__row="duld")
     assert blocks.problems(path) == []
     put(path, **changes)
-    (told,) = blocks.problems(path)
+    told = "\n".join(blocks.problems(path))
     assert re.search(message, told), told
+    assert "method" in message or told.count("\n") == 0
 
 
-def test_rounds_and_rows_on_an_aggregator_that_rests(project: Path) -> None:
+def test_a_method_that_is_not_there(project: Path) -> None:
     path = project / "params.yaml"
-    lines = {name: {**line, "features": "silk"} for name, line in chained().items()}
-    lines["c"] = {"features": "trained", "start": "b", "step": "duld"}  # and learns again
-    rows = {"duld": row("b") | {"features": "silk"}, "first": row("silk") | {"features": "silk"}, "last": row("c")}
-    put(path, aggregated=RESTING, rounds=lines, variants=rows, report__row="duld")
+    path.write_text(path.read_text().replace("\n  zeroshot:\n", "\n  zeroshoot:\n"))
+    (told,) = blocks.problems(path)
+    assert f"{path}: methods.zeroshoot: there is no method 'zeroshoot': choose one of zeroshot, " in told
+
+
+def test_rounds_and_rows_of_a_frozen_trunk(project: Path) -> None:
+    path = project / "params.yaml"
+    rows = {"duld": row("b", MAPS), "first": row("silk_frozen", MAPS), "before": row("silk")}
+    put(path, aggregated=FROZEN, rounds=chained("silk_frozen", reads=MAPS), rows=rows, report__row="duld")
     assert blocks.problems(path) == []
+
+
+def test_a_start_that_reads_images(project: Path) -> None:
+    path = project / "params.yaml"
+    put(path, starts=params.load(path)["starts"] | {"pixels": pixels()}, report__row="duld")
+    put(path, rounds=chained("pixels", reads="roi/crops"), rows={"duld": row("b", "roi/crops")})
+    assert blocks.problems(path) == []
+    put(path, rows__duld=row("b"))
+    (told,) = blocks.problems(path)
+    assert "rows.duld.reads: 'features/trained' is not what the model of 'b' reads: let it be roi/crops" in told
 
 
 @pytest.mark.parametrize("nothing", [None, {}])
 def test_without_rounds(project: Path, nothing: object) -> None:
     path = project / "params.yaml"
-    put(path, rounds=nothing, variants={"duld": row("silk")}, report__row="duld")
+    put(path, rounds=nothing, rows={"duld": row("silk")}, report__row="duld")
     assert blocks.problems(path) == []
 
 
@@ -240,7 +296,7 @@ def test_the_estimate_is_what_the_network_gives(ready, pixel_folder: Path, monke
         readout__layers=layers,
         starts__frozen__layers=[[0, 0]],
         starts__silk__projection__layers=[[0, 0]],
-        starts__silk__model__layers=[[0, 1]],
+        starts__silk__network__layers=[[0, 1]],
         reduce=reduction,
     )
     readout = ReadoutParams(((0, 0), (0, 1), (1, 1)), (24, 74, 142), "add_noise", 50, "float32")
@@ -272,8 +328,8 @@ def test_sd15_by_hand(ready, monkeypatch) -> None:
         reduce={"dims": 64, "images": 500},
         starts__frozen__layers=layers,
         starts__silk__projection__layers=layers,
-        starts__silk__model__layers=layers,
-        starts__silk__model__timesteps=[261],
+        starts__silk__network__layers=layers,
+        starts__silk__network__timesteps=[261],
     )
     expected = 2 * ITEMS * 64 * (16**2 + 2 * 32**2 + 64**2)
     assert doctor.store_bytes(params.load(ready / "params.yaml")) == expected
@@ -282,7 +338,7 @@ def test_sd15_by_hand(ready, monkeypatch) -> None:
 
 def test_latents_by_hand(ready) -> None:
     """Grey 64 px crops in blocks of 2 x 2: as many numbers as pixels."""
-    put(ready / "params.yaml", networks__trained__keep="latents", networks__untrained__keep="latents")
+    put(ready / "params.yaml", stores__trained__keep="latents", stores__untrained__keep="latents")
     assert doctor.store_bytes(params.load(ready / "params.yaml")) == 2 * ITEMS * 64 * 64
 
 
@@ -292,7 +348,7 @@ def spoilt(pixel_folder: Path, spoil: Callable[[Path], object]) -> None:
     put(Path("params.yaml"), backbone="sd15", backbones__sd15__path="weights/sd", backbones__sd15__image_size=32)
     layers = [[0, 0], [1, 0]]
     put(Path("params.yaml"), readout__layers=layers, starts__frozen__layers=layers)
-    put(Path("params.yaml"), starts__silk__projection__layers=layers, starts__silk__model__layers=layers)
+    put(Path("params.yaml"), starts__silk__projection__layers=layers, starts__silk__network__layers=layers)
 
 
 def _wants(key: str, value: object) -> Callable[[Path], object]:
@@ -358,7 +414,7 @@ def test_the_plan_counts_what_the_stores_hold(ready) -> None:
     assert whole.disk == doctor.store_bytes(tree)
     put(path, reduce={"dims": 64, "images": 1})
     assert reduced.disk == doctor.store_bytes(params.load(path))
-    put(path, networks__trained__keep="latents", networks__untrained__keep="latents")
+    put(path, stores__trained__keep="latents", stores__untrained__keep="latents")
     assert latents.disk == doctor.store_bytes(params.load(path))
     assert [way.chosen for way in plan.ways(params.load(path), plan.one_pass(tree))] == [False, False, True, False]
     assert whole.flop == reduced.flop < maps.flop < latents.flop  # many stages read, few views are there
@@ -366,21 +422,19 @@ def test_the_plan_counts_what_the_stores_hold(ready) -> None:
     assert maps.disk == doctor.store_bytes(params.load(path))
 
 
-def test_the_plan_of_an_aggregator_that_rests(ready) -> None:
+def test_the_plan_of_a_frozen_trunk(ready) -> None:
     """One start of 64 + 64 channels on 32 x 32 cells, a round of it and its row.
 
-    Two training images in three views and a test image in five: eleven items.
+    Two training images in three views and a test image in five: eleven items. A start that reads images, a round of it
+    and its row cost the backbone nothing.
     """
     path = ready / "params.yaml"
     tree = params.load(path)
-    put(
-        path,
-        networks={"trained": tree["networks"]["trained"]},
-        starts={name: tree["starts"][name] for name in ("frozen", "silk")},
-        rounds=chained(),
-        variants={"duld": row("b"), "zeroshot": row("frozen")},
-        report__row="duld",
-    )
+    more = {"pixels-1": {"reads": "roi/crops", "start": "pixels", "method": "duld"}}
+    rows = {"duld": row("b"), "zeroshot": row("frozen"), "pixels": row("pixels-1", "roi/crops")}
+    put(path, stores={"trained": tree["stores"]["trained"]}, starts=tree["starts"] | {"pixels": pixels()})
+    put(path, rounds=chained() | more, rows=rows, report__row="duld")
+    assert blocks.problems(path) == []
     one = plan.Pass(1e6, 1, 10, {"l00_t74": 3}, {"l00_t74": 7})
     start, a_round, a_row = 2 * 2 + 2 * 6 * 200, 4 * 2 * 2 + 2 * 6 * 120, 4 * 2 * 2 + 2 + 5
 
@@ -395,16 +449,17 @@ def test_the_plan_of_an_aggregator_that_rests(ready) -> None:
         assert found[3].memory == found[below].memory + 32 * (4 + 4) * (64 + 64) * 32**2
 
     check(0, 2)
-    lines = {name: {**line, "features": "silk"} for name, line in chained().items()}
-    put(path, aggregated=RESTING, rounds=lines, variants__duld__features="silk")
+    put(path, aggregated=FROZEN, rounds=chained("silk_frozen", reads=MAPS) | more, rows__duld__reads=MAPS)
     assert blocks.problems(path) == []
     check(3, 0)
-    put(path, networks__trained__keep="latents")
+    put(path, stores__trained__keep="latents")
     check(3, 2)
-    put(path, rounds__b__features="trained", variants__duld__features="trained")  # the aggregator learns again
+    lines = params.load(path)["rounds"] | {"c": chained()["a"]}  # this one reads the store
+    put(path, rounds=lines, rows__duld=row("c"))
+    assert blocks.problems(path) == []
     assert [way.flop for way in plan.ways(params.load(path), one)][3] == 11e6 + start + 11 + a_round + 2 * a_row
-    put(path, starts__silk__model__published="weights/published.pth")  # 384 channels of its own
-    assert doctor.map_bytes(params.load(path), ["silk"]) == 2 * 11 * (64 + 384) * 32**2
+    put(path, starts__silk__network__published="weights/published.pth")  # 384 channels of its own
+    assert doctor.map_bytes(params.load(path), "silk") == 2 * 11 * (64 + 384) * 32**2
 
 
 def test_the_plan_counts_passes(ready, pixel_folder: Path) -> None:
@@ -412,9 +467,9 @@ def test_the_plan_counts_passes(ready, pixel_folder: Path) -> None:
     put(path, backbone="sd15", backbones__sd15__path=str(pixel_folder), backbones__sd15__image_size=32)
     layers = [[0, 0], [1, 0]]
     put(path, readout__layers=layers, starts__frozen__layers=layers[:1], starts__silk__projection__layers=layers[:1])
-    put(path, starts__silk__model__layers=layers)
+    put(path, starts__silk__network__layers=layers)
     three = plan.one_pass(params.load(path))
-    put(path, readout__timesteps=[74], starts__silk__model__timesteps=[74])
+    put(path, readout__timesteps=[74], starts__silk__network__timesteps=[74])
     one = plan.one_pass(params.load(path))
     assert three.read == pytest.approx(3 * one.read) and one.encode == three.encode == 0
     assert one.latent == 12 * 16**2 and one.read > 1e6
@@ -425,7 +480,7 @@ def test_the_plan_fetches_no_weights(ready, pixel_folder: Path, tmp_path: Path, 
     path, layers = ready / "params.yaml", [[0, 0], [1, 0]]
     put(path, backbone="sd15", backbones__sd15__path=str(pixel_folder), backbones__sd15__image_size=32)
     put(path, readout__layers=layers, starts__frozen__layers=layers[:1], starts__silk__projection__layers=layers[:1])
-    put(path, starts__silk__model__layers=layers)
+    put(path, starts__silk__network__layers=layers)
     local = plan.one_pass(params.load(path))
 
     def hub(name: str, *, allow_patterns: list[str], local_files_only: bool, **_: object) -> str:
@@ -486,7 +541,7 @@ def test_the_plan_is_printed_and_refused(ready, uld, monkeypatch) -> None:
     put(ready / "params.yaml", rounds=chained(a="b"))
     done = uld("doctor", "--plan")
     assert done.exit_code == 2 and "'b' is a later round" in done.output
-    put(ready / "params.yaml", rounds=None, variants={"zeroshot": row("frozen")}, report__row="zeroshot")
+    put(ready / "params.yaml", rounds=None, rows={"zeroshot": row("frozen")}, report__row="zeroshot")
     assert uld("doctor", "--plan").exit_code == 1
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from uld.artifacts.found import Found
 from uld.base.errors import DataError
 from uld.commands import predict
 from uld.detector import Detected
@@ -31,7 +32,7 @@ class FakeDetector:
         dense[black], boxes[black] = np.nan, np.nan
         xy, score = dense.copy(), np.where(np.isnan(dense[..., 0]), np.nan, 0.5).astype(np.float32)
         xy[:, -1] = np.nan
-        return Detected(xy, np.where(np.isnan(xy[..., 0]), np.nan, score), dense, score, boxes)
+        return Detected(Found(xy, np.where(np.isnan(xy[..., 0]), np.nan, score), dense, score), boxes)
 
 
 def photo(path: Path, width: int = 20, value: int = 200) -> Path:
@@ -75,7 +76,9 @@ def test_detections_are_given_as_they_are_and_only_gaps_are_filled(detector, uld
 
     def detect(images, ids):
         found = plain(images, ids)
-        return replace(found, dense_xy=found.dense_xy + 5, dense_score=found.dense_score + 0.25)
+        marks = found.landmarks
+        moved = replace(marks, dense_xy=marks.dense_xy + 5, dense_score=marks.dense_score + 0.25)
+        return replace(found, landmarks=moved)
 
     monkeypatch.setattr(detector, "detect", detect)
     path = photo(Path("a.png"))

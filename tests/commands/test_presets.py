@@ -14,6 +14,8 @@ from uld.commands.presets import hydra
 from uld.models import aggregator
 
 NAMES = presets.names()
+ROOT = Path(__file__).parents[2]
+PROJECTS = ["params.yaml", "studies/ablation/params.yaml"]
 
 
 def load(name: str) -> presets.Preset:
@@ -28,8 +30,10 @@ def test_an_unchanged_file_is_written_byte_for_byte(project) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_stage_can_read_the_params_after_a_preset(project, name: str) -> None:
+@pytest.mark.parametrize("params_of", PROJECTS)
+def test_every_stage_can_read_the_params_after_a_preset(project, params_of: str, name: str) -> None:
     path = project / "params.yaml"
+    shutil.copy(ROOT / params_of, path)
     tree, _ = presets.apply(load(name), path)
     edit.save(path, tree)
     assert blocks.problems(path) == []
@@ -52,21 +56,28 @@ def test_comments_and_order_stay(project, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_printed_experiment_does_what_write_does(project, name: str) -> None:
+@pytest.mark.parametrize("params_of", PROJECTS)
+def test_the_printed_experiment_does_what_write_does(project, params_of: str, name: str) -> None:
+    shutil.copy(ROOT / params_of, "params.yaml")
+    if name == "orl":  # it takes back what another one has added
+        edit.save(Path("params.yaml"), presets.apply(load("aggregated"), Path("params.yaml"))[0])
     # DVC's own reader of -S; it dissolves the merge `<<: *frozen`, so blocks that follow must be named one by one
     from dvc.utils.hydra import apply_overrides
 
     tree, changes = presets.apply(load(name), Path("params.yaml"))
-    words = [word for change in changes for word in shlex.split(presets.override(change))]
+    words = [word for change in changes for word in shlex.split(" ".join(presets.overrides(change)))]
     shutil.copy("params.yaml", "other.yaml")
     if words:
         apply_overrides("other.yaml", words)
     assert params.load(Path("other.yaml")) == edit.plain(tree)
 
 
-@pytest.mark.parametrize("there", ["sd15-hyperfeatures", "sd21", "latents", "aggregated", "paper"])
-def test_the_way_back(project, there: str) -> None:
+@pytest.mark.parametrize("there", ["sd15-hyperfeatures", "sd21", "latents", "aggregated", "paper", "superpoint"])
+@pytest.mark.parametrize("params_of", PROJECTS)
+def test_the_way_back(project, params_of: str, there: str) -> None:
     path = project / "params.yaml"
+    shutil.copy(ROOT / params_of, path)
+    path.write_text(path.read_text().replace("source: ../../data", "source: data"))
     before = params.load(path)
     for name in (there, "orl"):
         tree, _ = presets.apply(load(name), path)
@@ -78,46 +89,58 @@ def test_the_way_back(project, there: str) -> None:
 
 def test_paper_is_the_published_run(project) -> None:
     tree = edit.plain(presets.apply(load("paper"), project / "params.yaml")[0])
-    start, step = tree["starts"]["silk"], tree["steps"]["duld"]
+    start, method = tree["starts"]["silk"], tree["methods"]["duld"]
+    cluster, train = method["cluster"], method["train"]
     assert tree["backbone"] == "sd15"
     assert len(tree["readout"]["layers"]) * len(tree["readout"]["timesteps"]) == 132
-    assert start["projection"]["layers"] == start["model"]["layers"] == tree["readout"]["layers"]
-    assert start["model"]["timesteps"] == tree["readout"]["timesteps"]
+    assert start["projection"]["layers"] == start["network"]["layers"] == tree["readout"]["layers"]
+    assert start["network"]["timesteps"] == tree["readout"]["timesteps"]
     assert (start["projection"]["grid"], start["projection"]["dims"]) == (64, 128)
-    assert start["model"] | aggregator.PUBLISHED == start["model"]
-    assert (start["steps"], 2 * start["pairs"], start["lr"], start["descriptor_lr"]) == (50_000, 12, 1e-4, 1e-4)
-    assert 20 * step["train"]["steps"] == 100_000
-    assert (step["join"], step["fill"], step["surplus"], step["recentre"]) == (None, None, 1, 0)
-    assert step["detect"] == {"radius": 3, "threshold": 0.15, "least": 0, "cap": 50, "heat": 0}
-    assert (step["train"]["apart"], step["train"]["lr"], step["train"]["descriptor_lr"]) == (5.7, 1e-4, 1e-4)
+    assert start["network"] | aggregator.PUBLISHED == start["network"]
+    first = start["train"]
+    assert (first["steps"], 2 * first["pairs"], first["lr"], first["descriptor_lr"]) == (50_000, 12, 1e-4, 1e-4)
+    assert 20 * train["steps"] == 100_000
+    assert cluster["label"] == {"max_distance": None, "dense": None}
+    assert (cluster["over_clustering"], cluster["recentre"]) == (1, 0)
+    detect = {"radius": 3, "threshold": 0.15, "min_points": 0, "max_points": 50, "heat_weight": 0}
+    assert cluster["detect"] == detect
+    assert (train["min_distance"], train["lr"], train["descriptor_lr"]) == (5.7, 1e-4, 1e-4)
 
 
 def test_the_rounds_of_the_paper(project, uld) -> None:
     assert uld("preset", "paper", "--write").exit_code == 0
     assert uld("rounds", "duld", 20).exit_code == 0
     tree = params.load(project / "params.yaml")
-    chain = [name for name, one in tree["rounds"].items() if one["step"] == "duld"]
+    chain = [name for name, one in tree["rounds"].items() if one["method"] == "duld"]
     assert chain == [f"duld-{n}" for n in range(1, 21)]
     assert tree["rounds"]["duld-1"]["start"] == "silk"
     assert blocks.problems(project / "params.yaml") == []
 
 
-def test_an_aggregator_rests_under_rounds_of_any_number(project, uld) -> None:
+def test_a_trunk_is_frozen_under_rounds_of_any_number(project, uld) -> None:
     path = project / "params.yaml"
-    for step, count in (("duld", 5), ("mallis_d", 1), ("duld_pp", 1)):
-        assert uld("rounds", step, count).exit_code == 0
+    shutil.copy(ROOT / "studies/ablation/params.yaml", path)
+    for method, count in (("duld", 5), ("mallis_d", 1), ("duld_pp", 1)):
+        assert uld("rounds", method, count).exit_code == 0
     assert uld("preset", "aggregated", "--write").exit_code == 0
     tree = params.load(path)
-    for name, line in (tree["rounds"] | tree["variants"]).items():
-        steps = {"mallis_d": "sift", "mallis_d_detector": "sift", "pose_proxy": "silk", "duld_pp": "silk"}
-        steps |= {"duld_pp_full_vae": "silk", "duld": "silk"}
-        assert line["features"] == steps.get(line["step"], line["features"]) or name == "steady", name
-    assert tree["variants"]["zeroshot"]["features"] == tree["variants"]["steady"]["features"] == "trained"
-    assert tree["variants"]["untrained"]["features"] == "untrained"
+    assert tree["rounds"]["duld-1"]["start"] == "silk_frozen"
+    on_maps = {"duld", "pose_proxy", "duld_pp", "duld_pp_full_vae"}
+    for name, line in (tree["rounds"] | tree["rows"]).items():
+        expected = line["method"] in on_maps and name != "steady" and not name.startswith("pixels")
+        assert (line["reads"] == "features/silk_frozen") == expected, name
+    assert tree["rows"]["zeroshot"]["reads"] == tree["rows"]["steady"]["reads"] == "features/trained"
+    assert tree["rows"]["untrained"]["reads"] == "features/untrained"
     assert blocks.problems(path) == []
-    tree["rounds"], tree["variants"] = {}, {"zeroshot": tree["variants"]["zeroshot"]}
+    tree["rounds"], tree["rows"] = {}, {"zeroshot": tree["rows"]["zeroshot"]}
     path.write_text(json.dumps(tree))
-    assert edit.plain(presets.apply(load("aggregated"), path)[0])["variants"] == tree["variants"]
+    assert edit.plain(presets.apply(load("aggregated"), path)[0])["rows"] == tree["rows"]
+
+
+def test_superpoint_comes_with_its_licence(project, uld) -> None:
+    shown = uld("preset", "superpoint", "--write").output
+    assert "Magic Leap's" in shown and "licence" in shown
+    assert params.load(project / "params.yaml")["starts"]["silk"]["train"]["keypoints"]["by"] == "superpoint"
 
 
 def test_a_value_that_stays_keeps_its_anchor(project) -> None:

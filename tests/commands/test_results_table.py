@@ -11,9 +11,7 @@ import pytest
 from uld.base.errors import ArtifactError, ParamsError, ULDError
 from uld.commands import experiments, table
 
-PARAMS = (
-    "dataset: folder\nsource: photos\nvariants: {b: {}, a: {}, c: {}}\nevaluate:\n  protocols: [canonical, other]\n"
-)
+PARAMS = "dataset: folder\nsource: photos\nrows: {b: {}, a: {}, c: {}}\nevaluate:\n  protocols: [canonical, other]\n"
 
 
 def tree(forward: float, **more: float) -> dict:
@@ -180,14 +178,14 @@ def test_a_running_experiment_has_no_metrics_of_its_own_yet(run, monkeypatch) ->
 
 
 def cell(forward: float, k: int | None, q: int, **more: object) -> dict:
-    return revision({"a": {"data": tree(forward, backward_nme=3.0)}}, landmarks=k, steps={"q": q}, **more)
+    return revision({"a": {"data": tree(forward, backward_nme=3.0)}}, landmarks=k, methods={"q": q}, **more)
 
 
 def test_a_grid_of_two_params(run, monkeypatch, uld) -> None:
     cells = [(8, 10, 5, 0), (9, None, 5, 0), (6, 10, 5, 1), (5, 10, 20, 0), (4, 30, 5, 0)]
     shown = exp_show(*(cell(error, k, q, seed=seed) for error, k, q, seed in cells))
     monkeypatch.setattr(experiments, "shown", lambda: shown)
-    done = uld("grid", "a", "landmarks", "steps.q")
+    done = uld("grid", "a", "landmarks", "methods.q")
     assert done.output.splitlines()[1:] == [
         "           10         30",
         "5   7.0 / 3.0  4.0 / 3.0",
@@ -201,7 +199,7 @@ def test_a_grid_of_two_params(run, monkeypatch, uld) -> None:
 def test_a_grid_needs_its_params_and_no_others(run, monkeypatch, uld) -> None:
     shown = exp_show(cell(8, 10, 5, seed=0, dataset="orl"), cell(6, 30, 5, seed=1, dataset="faces3d"))
     monkeypatch.setattr(experiments, "shown", lambda: shown)
-    done = uld("grid", "a", "landmarks", "steps.q")
+    done = uld("grid", "a", "landmarks", "methods.q")
     assert done.exit_code == 2 and "these differ in landmarks, dataset" in done.output
     assert not (run / "plots").exists()
 

@@ -12,6 +12,7 @@ from uld.artifacts.annotations import Annotations
 from uld.base import params
 from uld.base.errors import DataError, ParamsError
 from uld.datasets.folder import Folder, FolderParams
+from uld.datasets.index import build as build_index
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def build(folder: Path, max_bad: float = 0.3, test: float = 0.2, seed: int = 0) -> tuple[pd.DataFrame, Annotations]:
-    return datasets.build(Folder(folder, FolderParams(test=test, max_bad=max_bad)), seed)
+    return build_index(Folder(folder, FolderParams(test=test, max_bad=max_bad)), seed)
 
 
 def test_index_of_good_photographs(photos: Path) -> None:

@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uld import datasets
 from uld.base.errors import DataError
+from uld.datasets.index import build
 from uld.datasets.orl import Orl, OrlParams
 
 SOURCE = Path(__file__).parents[2] / "data" / "orl"
 
 
 def test_index_split_and_markup() -> None:
-    index, annotations = datasets.build(Orl(SOURCE, OrlParams()), seed=5)
+    index, annotations = build(Orl(SOURCE, OrlParams()), seed=5)
     assert (index["status"] == "ok").all() and (index["width"] == 92).all() and (index["height"] == 112).all()
     assert index["split"].value_counts().to_dict() == {"train": 300, "test": 100}
     training = {f"s{n + 1}" for n in np.random.default_rng(0).permutation(40)[:30]}
@@ -28,7 +28,7 @@ def test_index_split_and_markup() -> None:
 
 def test_mean_shape_gives_the_documented_error() -> None:
     """data/orl/README.md: about 23.7 % of the eye distance."""
-    index, annotations = datasets.build(Orl(SOURCE, OrlParams()), seed=0)
+    index, annotations = build(Orl(SOURCE, OrlParams()), seed=0)
     xy = annotations.sets["p68"].xy
     test = (index["split"] == "test").to_numpy()
     eyes = np.linalg.norm(xy[:, 36:42].mean(1) - xy[:, 42:48].mean(1), axis=1)
@@ -38,4 +38,4 @@ def test_mean_shape_gives_the_documented_error() -> None:
 
 def test_a_wrong_source_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"landmarks68.csv is missing.*source"):
-        datasets.build(Orl(tmp_path, OrlParams()), seed=0)
+        build(Orl(tmp_path, OrlParams()), seed=0)

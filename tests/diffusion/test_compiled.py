@@ -125,7 +125,7 @@ def test_only_on_demand(
 
 
 def test_a_network_in_training_is_out_of_reach() -> None:
-    needed = imports.closure(ROOT / "stages/backbone.py")
+    needed = imports.Code(ROOT).closure(["stages/backbone.py"])
     assert "uld/diffusion/training.py" in needed and "uld/diffusion/compiled.py" not in needed
 
 

@@ -177,6 +177,32 @@ def test_kill_9_and_resume_give_the_same_bytes(tmp_path: Path, whole: Path, what
     assert second.first == again
 
 
+TOGETHER = """
+from pathlib import Path
+from tests.diffusion import filling
+from uld.base import ranks
+from uld.diffusion import store
+
+def computing(first, end):
+    Path({folder!r}, "computed").mkdir(parents=True, exist_ok=True)
+    Path({folder!r}, "computed", f"{{first}}").touch(exist_ok=False)  # by one process
+    return filling.compute(first, end)
+
+store.SHARD_BYTES = filling.SHARD_BYTES
+ranks.divided(lambda: filling.build(Path({folder!r}), computing) and None)
+"""
+
+
+def test_two_processes_give_the_same_bytes(tmp_path: Path, whole: Path) -> None:
+    """And the same checksum, which the first process makes of the shards of both."""
+    program = tmp_path / "together.py"
+    program.write_text(TOGETHER.format(folder=str(tmp_path / "b")))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program)]
+    subprocess.run(torchrun, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
+    assert {path.name for path in (tmp_path / "b/computed").iterdir()} == {"0", "6", "12", "18"}
+    assert digest(tmp_path / "b/features/trained.zarr") == digest(whole)
+
+
 def _can_mount() -> bool:
     if shutil.which("unshare") is None or os.sysconf("SC_PAGE_SIZE") != 4096:
         return False

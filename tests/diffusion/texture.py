@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from uld.diffusion import store
 from uld.diffusion.store import Features, FeatureStore
 from uld.geometry import coords
-from uld.geometry.frames import Frames
-from uld.images import crops
+from uld.geometry.frames import Frames, corners
 from uld.images.crops import Crops, as_images
-from uld.sources.source import frames
+from uld.images.cut import write as write_crops
+from uld.sources.stored_views import StoredViews
 
 WIDTH, HEIGHT, SIZE = 48, 40, 32
 SHAPES = {"l00_t5": (8, 8, 8), "l10_t5": (6, 16, 16)}
@@ -40,7 +40,11 @@ class Texture:
         return np.flatnonzero(self.boxes["split"] == "train")
 
     def frames(self, grid: int) -> Frames:
-        return frames(self.store, self.crops, self.boxes, grid)
+        return Frames(self.crops.affine, corners(self.boxes), self.crops.inside, SIZE, grid)
+
+    def views(self, grid: int) -> StoredViews:
+        """The training images in the views of the store."""
+        return StoredViews(self.store, self.frames(grid), self.rows)
 
     def view(self, row: int, view: int) -> torch.Tensor:
         """What a view shows: (3, S, S) in [0, 1]."""
@@ -61,7 +65,7 @@ def make(folder: Path, views: tuple[tuple[bool, float, float], ...] = VIEWS, con
             gap = (x - dot[0]) ** 2 + (y - dot[1]) ** 2
             photo += (255 - photo) * np.exp(-gap / 4)[..., None]
         cv2.imwrite(str(folder / name), photo.clip(0, 255).astype(np.uint8))
-    crops.write(folder / "crops.zarr", folder, boxes, 0.0, SIZE)
+    write_crops(folder / "crops.zarr", folder, boxes, 0.0, SIZE)
     cut = Crops(folder / "crops.zarr")
     bank, warps = (np.stack([coords.view(SIZE, *view) for view in some]) for some in (views, WARPS))
     train = boxes["split"].to_numpy() == "train"

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from uld.artifacts.annotations import Annotations, AnnotationSet
+from uld.artifacts.annotations import Annotations, AnnotationSet, align
 from uld.base.errors import ParamsError
-from uld.evaluate.cases import align, normaliser, to_frame
+from uld.evaluate.cases import normaliser, to_frame
 from uld.evaluate.protocols import PROTOCOLS, choose
 
 CANONICAL = PROTOCOLS["canonical"]

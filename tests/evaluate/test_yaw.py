@@ -3,8 +3,15 @@
 import numpy as np
 import pytest
 
+from uld.datasets.heads3d import head, landmarks
 from uld.datasets.heads3d.photo import photo
 from uld.evaluate.yaw import _model, from_points
+
+
+def test_the_table_is_the_rest_shape_of_the_generated_heads() -> None:
+    index, weights = landmarks.corners()
+    want = (head.skin().chart.reshape(-1, 3)[index] * weights[..., None]).sum(1)
+    np.testing.assert_allclose(_model(), want, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("yaw", [-80, -30, 0, 45])

@@ -100,3 +100,9 @@ def test_quadratic_is_bounded_and_leaves_what_has_no_top() -> None:
     cell = torch.tensor([[2, 2], [2, 2], [2, 2], [0, 0], [2, 2]])
     shift = quadratic(maps, torch.arange(5), cell)
     np.testing.assert_allclose(shift, [[0.5, 0], [0, 0], [0, 0], [0, 0], [0, 0]], atol=1e-6)
+
+
+def test_no_image() -> None:
+    """As of a data set without test images, whose only batch is empty."""
+    found = peaks(torch.zeros(0, 6, 6), torch.zeros(0, 6, 6, dtype=torch.bool), 1, 0.1, 5)
+    assert found.image.shape == found.score.shape == (0,) and found.xy.shape == (0, 2)

@@ -5,7 +5,7 @@ import pytest
 
 from uld.base import params
 from uld.base.errors import ParamsError
-from uld.geometry import coords, views
+from uld.geometry import views
 from uld.geometry.views import EvaluationWarps
 
 SIZE, CENTRE = 64, np.array([31.5, 31.5])
@@ -54,9 +54,3 @@ def test_closed_params(key: str, value: object) -> None:
     assert params.build(EvaluationWarps, block, "evaluate.warps") == EvaluationWarps(4, 20, 0.15, 0.05)
     with pytest.raises(ParamsError, match=f"evaluate.warps.{key}"):
         params.build(EvaluationWarps, block | {key: value}, "evaluate.warps")
-
-
-def test_which_views_are_flips_and_turns() -> None:
-    bank = np.stack([coords.view(SIZE, *view) for view in ((False, 0, 1), (True, 5, 1), (True, 0, 1), (False, 5, 1))])
-    assert views.mirror(bank) == [2] and views.mirror(bank[:2]) == []
-    assert views.turned(np.array([False, True, True, False])) == [3]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from uld.base.errors import ArtifactError
 from uld.geometry import coords
-from uld.images import crops
+from uld.images import crops, cut
 
 
 def ramp(height: int, width: int) -> np.ndarray:
@@ -33,7 +33,7 @@ def test_a_linear_photograph_stays_linear(width: int, height: int, left: float, 
     """Bilinear and area sampling are both exact on a ramp, so any half-pixel slip shows, shrinking or not."""
     box = np.array([[left * width, top * height, left * width + 50, top * height + 40]])
     affine = coords.crop(box, 0.1, size)[0]
-    crop, inside = crops.cut(ramp(height, width), affine, size)
+    crop, inside = cut.cut(ramp(height, width), affine, size)
     y, x = np.mgrid[:size, :size]
     at = coords.apply(coords.invert(affine), np.stack([x, y], axis=-1).reshape(1, -1, 2).astype(float))[0]
     at = at.reshape(size, size, 2)
@@ -51,20 +51,20 @@ def test_a_ramp_has_no_mean_shift_when_shrunk_much() -> None:
     """Averages over the crop show a shift of a hundredth of a crop pixel."""
     affine = coords.crop(np.array([[99.5, 99.5, 899.5, 899.5]]), 0.0, 32)[0]
     photo = np.tile(np.linspace(0, 250, 1000)[None, :, None], (1000, 1, 3)).round().astype(np.uint8)
-    crop, _ = crops.cut(photo, affine, 32)
+    crop, _ = cut.cut(photo, affine, 32)
     want = 250 * (coords.apply(coords.invert(affine), np.array([[[15.5, 0.0]]]))[0, 0, 0]) / 999
     assert abs(crop[..., 0].mean() - want) < 0.01 * 250 * 25 / 1000 + 0.1
 
 
 def test_identity_is_exact_and_inside() -> None:
     photo = np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8)
-    crop, inside = crops.cut(photo, coords.crop(np.array([[-0.5, -0.5, 19.5, 19.5]]), 0.0, 20)[0], 20)
+    crop, inside = cut.cut(photo, coords.crop(np.array([[-0.5, -0.5, 19.5, 19.5]]), 0.0, 20)[0], 20)
     assert np.array_equal(crop, photo) and inside.all()
 
 
 def test_whole_shrink_is_the_area_mean() -> None:
     photo = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    crop, _ = crops.cut(photo, coords.crop(np.array([[-0.5, -0.5, 63.5, 63.5]]), 0.0, 16)[0], 16)
+    crop, _ = cut.cut(photo, coords.crop(np.array([[-0.5, -0.5, 63.5, 63.5]]), 0.0, 16)[0], 16)
     want = photo.reshape(16, 4, 16, 4, 3).mean(axis=(1, 3))
     assert np.abs(crop - want).max() <= 1
 
@@ -72,20 +72,20 @@ def test_whole_shrink_is_the_area_mean() -> None:
 def test_fine_texture_does_not_alias() -> None:
     board = (np.indices((400, 400)).sum(0) % 2 * 255).astype(np.uint8)
     affine = coords.crop(np.array([[50.3, 50.7, 330.0, 330.0]]), 0, 60)[0]
-    crop, _ = crops.cut(np.repeat(board[..., None], 3, 2), affine, 60)
+    crop, _ = cut.cut(np.repeat(board[..., None], 3, 2), affine, 60)
     assert np.abs(crop.astype(int) - 127).max() < 12
 
 
 def test_outside_is_mirrored_and_marked() -> None:
     photo = ramp(30, 30)
-    crop, inside = crops.cut(photo, coords.crop(np.array([[-10.5, -0.5, 19.5, 29.5]]), 0.0, 30)[0], 30)
+    crop, inside = cut.cut(photo, coords.crop(np.array([[-10.5, -0.5, 19.5, 29.5]]), 0.0, 30)[0], 30)
     assert np.array_equal(inside.sum(axis=1), np.full(30, 20)) and not inside[:, :10].any()
     assert np.array_equal(crop[:, :10], photo[:, 10:0:-1])
 
 
 def test_a_photograph_smaller_than_the_crop() -> None:
     affine = coords.crop(np.array([[-0.5, -0.5, 4.5, 2.5]]), 0.2, 64)[0]
-    crop, inside = crops.cut(np.full((3, 5, 3), 9, np.uint8), affine, 64)
+    crop, inside = cut.cut(np.full((3, 5, 3), 9, np.uint8), affine, 64)
     assert (crop == 9).all() and 0 < inside.mean() < 0.5
 
 
@@ -101,16 +101,16 @@ def photos(tmp_path: Path) -> tuple[Path, pd.DataFrame]:
 
 def test_store_round_trip_and_determinism(photos: tuple[Path, pd.DataFrame], monkeypatch: pytest.MonkeyPatch) -> None:
     root, boxes = photos
-    monkeypatch.setattr(crops, "SHARD", 4)  # three shards, the last one not full
+    monkeypatch.setattr(cut, "SHARD", 4)  # three shards, the last one not full
     for name, workers in (("a.zarr", "1"), ("b.zarr", "3"), ("b.zarr", "2")):  # over an old one too
         monkeypatch.setenv("ULD_THREADS", workers)
-        crops.write(root / name, root, boxes, 0.2, 16)
+        cut.write(root / name, root, boxes, 0.2, 16)
     store = crops.Crops(root / "a.zarr")
     assert (len(store), store.size, store.affine.shape) == (11, 16, (11, 2, 3))
     rows = np.array([10, 0, 7, 7])
     for got, mask, row in zip(store.images(rows), store.inside(rows), rows, strict=True):
         photo = cv2.imread(str(root / boxes["image"][row]))[..., ::-1].copy()
-        want, inside = crops.cut(photo, store.affine[row], 16)
+        want, inside = cut.cut(photo, store.affine[row], 16)
         assert np.array_equal(got, want) and np.array_equal(mask, inside)
     assert np.array_equal(store.images(slice(2, 5)), store.images(np.arange(2, 5)))
     files = {p.relative_to(root / "a.zarr"): p.read_bytes() for p in (root / "a.zarr").rglob("*") if p.is_file()}
@@ -121,8 +121,8 @@ def test_store_round_trip_and_determinism(photos: tuple[Path, pd.DataFrame], mon
 
 def test_fingerprint_follows_the_content(photos: tuple[Path, pd.DataFrame]) -> None:
     root, boxes = photos
-    crops.write(root / "a.zarr", root, boxes, 0.2, 16)
-    crops.write(root / "b.zarr", root, boxes, 0.25, 16)
+    cut.write(root / "a.zarr", root, boxes, 0.2, 16)
+    cut.write(root / "b.zarr", root, boxes, 0.25, 16)
     assert crops.Crops(root / "a.zarr").fingerprint() != crops.Crops(root / "b.zarr").fingerprint()
 
 
@@ -130,7 +130,7 @@ def test_a_broken_run_leaves_nothing_that_looks_complete(photos: tuple[Path, pd.
     root, boxes = photos
     (root / "009.png").write_bytes(b"")
     with pytest.raises(Exception, match=r"009.png"):
-        crops.write(root / "a.zarr", root, boxes, 0.2, 16)
+        cut.write(root / "a.zarr", root, boxes, 0.2, 16)
     with pytest.raises(ArtifactError, match="dvc repro roi"):
         crops.Crops(root / "a.zarr")
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uld.landmarks.draw import draw, place
+from uld.landmarks.draw import DrawParams, draw, place
 
 
 @given(seed=st.integers(0, 2**16), share=st.floats(0, 1))
@@ -38,7 +38,7 @@ def test_positions_are_even() -> None:
 def test_cap(cap: int, images: int, each: int, caplog: pytest.LogCaptureFixture) -> None:
     rows = np.arange(100, 110)
     with caplog.at_level(logging.WARNING):
-        plan = draw(rows, 20, cap, np.random.default_rng(0))
+        plan = draw(rows, DrawParams(20, cap), np.random.default_rng(0))
     assert plan.uniform.shape == (images, each, 3)
     assert len(np.unique(plan.rows)) == images and np.isin(plan.rows, rows).all() and (np.diff(plan.rows) > 0).all()
     assert bool(caplog.messages) == (cap < 200)

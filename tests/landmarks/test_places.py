@@ -9,10 +9,12 @@ import torch.nn.functional as F
 
 from uld.landmarks import places
 from uld.landmarks.detect import DetectParams
-from uld.landmarks.recentre import Held
+from uld.landmarks.seen import Seen
+from uld.sources.views import View
 
 GRID = 16
-DETECT = DetectParams(radius=1, threshold=0.3, least=0, cap=8, heat=0.0)
+DETECT = DetectParams(radius=1, threshold=0.3, min_points=0, max_points=8, heat_weight=0.0)
+PLAIN = View(np.eye(2, 3), flipped=False)
 HOME, TWIN = np.array([4, 4]), np.array([11, 4])
 
 
@@ -23,7 +25,7 @@ def test_cost_is_the_squared_distance_in_sides_of_the_map() -> None:
     assert found[1, 3, 2].item() == pytest.approx(10 * (4 + 6.25) / 16)
 
 
-def pose(images: int, home: float, twin: float, shift: float = 0) -> Held:
+def pose(images: int, home: float, twin: float, shift: float = 0) -> Seen:
     """Images with two parts, of cosines `home` and `twin` to (1, 0, 0), and heat everywhere."""
     y, x = torch.meshgrid(torch.arange(float(GRID)), torch.arange(float(GRID)), indexing="ij")
     like = torch.zeros(GRID, GRID)
@@ -32,23 +34,23 @@ def pose(images: int, home: float, twin: float, shift: float = 0) -> Held:
     maps = torch.stack([like, (1 - like.square()).clamp_min(0).sqrt(), torch.zeros_like(like)])
     maps = F.normalize(maps, dim=0).expand(images, -1, -1, -1)
     ones = torch.ones(images, GRID, GRID)
-    return Held(np.arange(images), 0, maps.half(), ones.bool(), ones[:, None])
+    return Seen(np.arange(images), PLAIN, maps.half(), ones.bool(), ones[:, None])
 
 
 CENTROIDS = np.tile(np.array([[[1, 0, 0]]], np.float32), (3, 1, 1))
 POSES = np.array([[0.0], [1], [2]], np.float32)  # a line, from the first
 
 
-def both(one: Held, other: Held) -> Held:
+def both(one: Seen, other: Seen) -> Seen:
     """The images of two poses as those of one."""
     assert one.heat is not None and other.heat is not None
     joined = [torch.cat(pair) for pair in ((one.descriptors, other.descriptors), (one.inside, other.inside))]
-    return Held(np.arange(len(joined[0])), 0, *joined, torch.cat([one.heat, other.heat]))
+    return Seen(np.arange(len(joined[0])), PLAIN, *joined, torch.cat([one.heat, other.heat]))
 
 
-def carry(weight: float, held: list[Held] | None = None) -> np.ndarray:
-    held = held or [pose(9, 0.9, 0.8), both(pose(4, 0.8, 0.9, 1), pose(3, 0.9, 0.8, 1)), pose(4, 0.7, 0.9, 2)]
-    return places.carry([[one] for one in held], CENTROIDS, POSES, DETECT, weight, 1e6)[1][0, :, 0]
+def carry(weight: float, kept: list[Seen] | None = None) -> np.ndarray:
+    kept = kept or [pose(9, 0.9, 0.8), both(pose(4, 0.8, 0.9, 1), pose(3, 0.9, 0.8, 1)), pose(4, 0.7, 0.9, 2)]
+    return places.carry([[one] for one in kept], CENTROIDS, POSES, DETECT, weight, 1e6)[1][0, :, 0]
 
 
 def test_places_go_on_from_pose_to_pose() -> None:
@@ -76,7 +78,7 @@ def test_of_few_images_agreement_says_little() -> None:
 def test_the_first_pose_is_one_that_tells_landmarks_apart() -> None:
     """Where two landmarks are one, images agree as well as they can."""
     rng = np.random.default_rng(0)
-    one = [np.zeros((6, 2, 2), np.float32)]  # of one hand
+    one = [np.zeros((6, 2, 2), np.float32)]  # of one flip
     apart = [np.array([[0, 0], [5, 0]]) + rng.normal(0, 0.5, (6, 2, 2))]
     mixed = [apart[0][:, ::-1] * np.tile([[[1]], [[0]]], (3, 1, 1)) + apart[0] * np.tile([[[0]], [[1]]], (3, 1, 1))]
     few = [np.array([[[0, 0], [9, 0]]], np.float32)]
@@ -89,18 +91,18 @@ NONE = pose(4, 0.8, 0.9).take(np.empty(0, np.int64))
 
 
 def test_a_pose_without_images_looks_as_its_neighbour() -> None:
-    held = [[seen(turned(0), turned(1.2))], [NONE]]
+    kept = [[seen(turned(0), turned(1.2))], [NONE]]
     looks, _ = places.carry(
-        held, np.stack([turned(0), turned(1.2)])[:, None].astype(np.float32), POSES[:2], DETECT, 3, 0
+        kept, np.stack([turned(0), turned(1.2)])[:, None].astype(np.float32), POSES[:2], DETECT, 3, 0
     )
     np.testing.assert_array_equal(looks[1], looks[0])
 
 
 @pytest.mark.filterwarnings("error")
 def test_a_landmark_that_no_image_of_a_pose_shows_looks_as_in_its_neighbour() -> None:
-    held = [[seen(turned(0), turned(1.2))], [seen(turned(0.2), turned(1.4))]]
+    kept = [[seen(turned(0), turned(1.2))], [seen(turned(0.2), turned(1.4))]]
     own = np.stack([turned(0), np.zeros(3)])[:, None].astype(np.float32)
-    looks, xy = places.carry(held, own, POSES[:2], DETECT, 3, 0)
+    looks, xy = places.carry(kept, own, POSES[:2], DETECT, 3, 0)
     np.testing.assert_allclose(xy[0, :, 0], np.tile(HOME, (2, 1)), atol=0.3)
     np.testing.assert_allclose(looks[:, 0] @ turned(0), np.cos([0, 0.2]), atol=0.06)
 
@@ -110,16 +112,16 @@ def test_a_pose_without_images_keeps_the_places_of_its_neighbour() -> None:
 
 
 def test_heat_counts_too() -> None:
-    held = pose(4, 0.85, 0.85)
-    assert held.heat is not None
-    hot = held.heat.clone()
+    kept = pose(4, 0.85, 0.85)
+    assert kept.heat is not None
+    hot = kept.heat.clone()
     hot[..., :8] = 0.1
-    leaning = replace(DETECT, heat=0.1)
-    _, found = places.carry([[replace(held, heat=hot)]], CENTROIDS[:1], POSES[:1], leaning, 1e-6, 1e6)
+    leaning = replace(DETECT, heat_weight=0.1)
+    _, found = places.carry([[replace(kept, heat=hot)]], CENTROIDS[:1], POSES[:1], leaning, 1e-6, 1e6)
     np.testing.assert_allclose(found[0, 0, 0], TWIN, atol=0.3)
 
 
-def seen(home: np.ndarray, twin: np.ndarray, images: int = 4) -> Held:
+def seen(home: np.ndarray, twin: np.ndarray, images: int = 4) -> Seen:
     """Images with a part at `HOME` and one at `TWIN`, which look like these unit vectors (3,), and heat everywhere."""
     y, x = torch.meshgrid(torch.arange(float(GRID)), torch.arange(float(GRID)), indexing="ij")
     maps = torch.tensor([0.0, 0, 0.3])[:, None, None].expand(3, GRID, GRID).clone()
@@ -127,7 +129,7 @@ def seen(home: np.ndarray, twin: np.ndarray, images: int = 4) -> Held:
         maps += torch.from_numpy(look).float()[:, None, None] * torch.exp(-((x - at_x) ** 2 + (y - at_y) ** 2) / 4)
     ones = torch.ones(images, GRID, GRID)
     maps = F.normalize(maps, dim=0).expand(images, -1, -1, -1)
-    return Held(np.arange(images), 0, maps.half(), ones.bool(), ones[:, None])
+    return Seen(np.arange(images), PLAIN, maps.half(), ones.bool(), ones[:, None])
 
 
 def turned(angle: float) -> np.ndarray:
@@ -136,29 +138,29 @@ def turned(angle: float) -> np.ndarray:
 
 def test_looks_are_carried_too() -> None:
     """A part changes its look from pose to pose, and its twin comes to look as it did: the landmark stays."""
-    held = [[seen(turned(0), turned(1.2))], [seen(turned(0.5), turned(0.2))], [seen(turned(1), turned(0.4))]]
+    kept = [[seen(turned(0), turned(1.2))], [seen(turned(0.5), turned(0.2))], [seen(turned(1), turned(0.4))]]
     own = np.tile(turned(0), (3, 1, 1)).astype(np.float32)  # and what later poses found for themselves is the twin
-    looks, xy = places.carry(held, own, POSES, DETECT, 3, 0)
+    looks, xy = places.carry(kept, own, POSES, DETECT, 3, 0)
     np.testing.assert_allclose(xy[0, :, 0], np.tile(HOME, (3, 1)), atol=0.3)
     np.testing.assert_allclose(looks[:, 0] @ turned(0), np.cos([0, 0.5, 1]), atol=0.06)
     np.testing.assert_array_equal(own, np.tile(turned(0), (3, 1, 1)).astype(np.float32))  # and these are not touched
 
 
 def test_a_look_counts_for_matches_where_it_starts() -> None:
-    held = [[seen(turned(0), turned(2), images=6)], [seen(turned(0.6), turned(2), images=6)]]
+    kept = [[seen(turned(0), turned(2), images=6)], [seen(turned(0.6), turned(2), images=6)]]
     own = np.tile(turned(0), (2, 1, 1)).astype(np.float32)
-    free, held_back = (places.carry(held, own, POSES[:2], DETECT, 10, prior)[0][1, 0] for prior in (0, 6))
+    free, kept_back = (places.carry(kept, own, POSES[:2], DETECT, 10, prior)[0][1, 0] for prior in (0, 6))
     np.testing.assert_allclose(
-        held_back, (free + places.carry(held, own, POSES[:2], DETECT, 10, 6)[0][0, 0]) / 2, atol=0.02
+        kept_back, (free + places.carry(kept, own, POSES[:2], DETECT, 10, 6)[0][0, 0]) / 2, atol=0.02
     )
 
 
-def test_hands_have_places_of_their_own_and_share_looks() -> None:
-    """The second hand has no image of the first pose: there it is where its other poses have it."""
+def test_flips_have_places_of_their_own_and_share_looks() -> None:
+    """The second flip has no image of the first pose: there it is where its other poses have it."""
     first, second = seen(turned(0), turned(2), images=8), seen(turned(2), turned(0), images=4)
-    held = [[first, NONE], [first.take(np.arange(3)), second], [first.take(np.arange(3)), second]]
+    kept = [[first, NONE], [first.take(np.arange(3)), second], [first.take(np.arange(3)), second]]
     own = np.tile(turned(0), (3, 1, 1)).astype(np.float32)
-    looks, xy = places.carry(held, own, POSES, DETECT, 10, 0)
+    looks, xy = places.carry(kept, own, POSES, DETECT, 10, 0)
     np.testing.assert_allclose(xy[0, :, 0], np.tile(HOME, (3, 1)), atol=0.3)
     np.testing.assert_allclose(xy[1, :, 0], np.tile(TWIN, (3, 1)), atol=0.3)
     np.testing.assert_allclose(looks[:, 0] @ turned(0), 1, atol=0.06)

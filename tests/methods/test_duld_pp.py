@@ -9,41 +9,42 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.methods.conftest import PARTS, Course, Planted
-from uld.artifacts.labels import Labels
-from uld.artifacts.landmarks import Landmarks
+from tests.methods.conftest import MIRROR, PARTS, PLAIN, VIEWS, Course, Planted, task
+from uld.artifacts.found import Found
+from uld.artifacts.labels import POSE, Labels
+from uld.artifacts.landmarks import Landmarks, PoseCentroids
 from uld.base.errors import ULDError
 from uld.base.params import build
 from uld.landmarks import posed
+from uld.landmarks.detect import DetectParams
 from uld.methods import load
-from uld.methods.base import Discovery, Method
-from uld.models.heads import LearnedHead
-from uld.training import proxy
+from uld.methods.base import Discovery, Method, Training
+from uld.models.base import Model
+from uld.models.heads import Heads
+from uld.sources.views import View
+from uld.training import pose_contrast
 
 POSES, TILT = 3, 0.7
 HOMES = np.array([[[4, 4], [11, 4], [4, 11], [11, 11]], [[5, 4], [10, 4], [5, 11], [10, 11]],
                   [[4, 5], [11, 5], [4, 10], [11, 10]]])  # fmt: skip
-DETECT = {"radius": 1, "threshold": 0.3, "least": 0, "cap": 8, "heat": 0.0}
-CLUSTER = {"poses": POSES, "landmarks": None, "least": 5, "restarts": 4, "iterations": 4, "within": "exemplars",
+DETECT = {"radius": 1, "threshold": 0.3, "min_points": 0, "max_points": 8, "heat_weight": 0.0}
+LABEL = {"max_distance": 2.0, "dense": 0.0}
+CLUSTER = {"poses": POSES, "landmarks": None, "min_images": 5, "restarts": 4, "iterations": 4, "within": "exemplars",
            "prior": 0.0, "align": 0.5, "place": None, "images": 100}  # fmt: skip
-ALONE = {"maps": 96, "steps": 60, "batch": 16}
-ELBO = {
-    "alone": None,
-    "steps": 60,
-    "views": 8,
-    "lr": 3e-3,
-    "pose_lr": 3e-3,
-    "sigma": 1.0,
-    "weight": 1.0,
-    "warmup": 20,
-    "free": 0.05,
+PRETRAIN = {"maps": 96, "steps": 60, "batch": 16}
+ELBO = {"loss": "elbo", "steps": 60, "views": 8, "lr": 3e-3, "pose_lr": 3e-3, "sigma": 1.0, "weight": 1.0,
+        "free_nats": 0.05}  # fmt: skip
+CONTRAST = {"loss": "contrast", "steps": 40, "triplets": 4, "lr": 1e-3, "pose_lr": 3e-3, "sigma": 1.0, "weight": 0.3,
+            "margin": 1.0}  # fmt: skip
+VAE = {"code": 8, "widths": [8, 16], "groups": 4, "normalise": "none"}
+CLUSTERS = {
+    "pose_proxy": {"images": 100, "detect": DETECT, "label": LABEL},
+    "duld_pp": {"poses": CLUSTER, "detect": DETECT, "label": LABEL},
 }
-CONTRAST = {"steps": 40, "triplets": 4, "lr": 1e-3, "pose_lr": 3e-3, "sigma": 1.0, "weight": 0.3, "margin": 1.0}
-POSE = {"code": 8, "widths": [8, 16], "groups": 4, "normalise": "none"}
-BLOCKS = {
-    "pose_proxy": {"images": 100, "detect": DETECT, "join": 2.0, "fill": 0.0, "pose": POSE, "train": ELBO},
-    "duld_pp": {"cluster": CLUSTER, "detect": DETECT, "join": 2.0, "fill": 0.0, "train": CONTRAST},
-    "duld_pp_full_vae": {"cluster": CLUSTER, "detect": DETECT, "join": 2.0, "fill": 0.0, "train": ELBO},
+TRAINS = {
+    "pose_proxy": ELBO | {"pose": VAE, "pretrain": None, "kl_warmup": 20},
+    "duld_pp": CONTRAST,
+    "duld_pp_full_vae": ELBO,
 }
 ROWS, TEST = np.arange(0, 48), np.arange(48, 60)
 
@@ -60,7 +61,7 @@ class Turning(Planted):
         rng = np.random.default_rng(4)
         self.centres = (HOMES[self.pose] + rng.uniform(-0.3, 0.3, (images, PARTS, 2))).astype(np.float32)
 
-    def describe(self, rows: np.ndarray, view: int = 0) -> torch.Tensor:
+    def describe(self, rows: np.ndarray, view: View = PLAIN) -> torch.Tensor:
         maps = super().describe(rows, view).clone()
         part = maps[:, 1 : 1 + PARTS]
         for i, row in enumerate(rows):
@@ -76,24 +77,42 @@ def turning() -> Turning:
 
 def method(name: str = "duld_pp", **changes: Any) -> Method:
     kind = load(name)
-    return kind(build(kind.Params, BLOCKS[name] | changes, f"steps.{name}"))
+    return kind(build(kind.Cluster, CLUSTERS[name] | changes, f"methods.{name}.cluster"))
 
 
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)
+def train(name: str, model: Model, training: Training, **changes: Any) -> tuple[Any, Any]:
+    """The model after a round, and a line a step."""
+    kind = load(name)
+    return kind.train(model, training, build(kind.Train, TRAINS[name] | changes, f"methods.{name}.train"))
 
 
 def truth(source: Planted, rows: np.ndarray = ROWS) -> Labels:
-    """Labels of a perfect round, in both hands."""
+    """Labels of a perfect round, in both flips."""
     image = np.tile(np.repeat(rows, PARTS), 2)
-    view, slot = np.repeat([0, 1], len(rows) * PARTS), np.tile(np.arange(PARTS), 2 * len(rows))
+    flipped, slot = np.repeat([False, True], len(rows) * PARTS), np.tile(np.arange(PARTS), 2 * len(rows))
     xy = np.tile(source.to_image(rows, source.centres[rows]).reshape(-1, 2), (2, 1))
-    return Labels(image, view, slot, xy, np.ones(len(image), np.float32), np.ones(len(image), bool))
+    return Labels(image, flipped, slot, xy, np.ones(len(image), np.float32), np.ones(len(image), bool))
 
 
 def discover(source: Planted, previous: Labels | None = None, **cluster: Any) -> Discovery:
     previous = truth(source) if previous is None else previous
-    return method(cluster=CLUSTER | cluster).discover(source, ROWS, PARTS, rng(), previous)
+    return method(poses=CLUSTER | cluster).discover(task(source, ROWS, previous=previous))
+
+
+def find(source: Planted, rows: np.ndarray, poses: PoseCentroids) -> Found:
+    """Landmarks as they look in each image's pose."""
+    return posed.find(source, rows, PLAIN, poses, build(DetectParams, DETECT, "detect"), None)  # type: ignore[arg-type]
+
+
+def poses_of(source: Planted, rows: np.ndarray, poses: PoseCentroids) -> np.ndarray:
+    """The pose of each image."""
+    own = find(source, rows, poses).pose
+    assert own is not None
+    return own
+
+
+def with_poses(labels: Labels, pose: np.ndarray) -> Labels:
+    return replace(labels, own={POSE: pose})
 
 
 def assert_right(source: Planted, rows: np.ndarray, xy: np.ndarray, within: float = 2.2) -> None:
@@ -113,7 +132,7 @@ def test_poses_and_their_landmarks(turning: Turning, within: str, align: float |
     assert poses is not None and found.quality["poses"] == POSES and poses.counts.sum() == 2 * len(ROWS)
     assert found.quality["least_pose"] == poses.counts.min() == 2 * len(ROWS) // POSES
     assert poses.landmarks.shape == (POSES, PARTS, 1 + 3 * PARTS) and found.quality["active_units"] == 2
-    own = posed.mark(turning, ROWS, 0, poses, method().params.detect, None)[1]  # type: ignore[attr-defined]
+    own = poses_of(turning, ROWS, poses)
     of = [np.unique(own[turning.pose[ROWS] == q]) for q in range(POSES)]
     assert sorted(int(q[0]) for q in of) == [0, 1, 2] and all(len(q) == 1 for q in of)
     for q, (mine,) in enumerate(of):
@@ -137,15 +156,15 @@ def test_a_prior_holds_the_poses_together(turning: Turning) -> None:
 def test_poses_go_on_as_they_were(turning: Turning) -> None:
     first = truth(turning)
     order = np.array([2, 0, 1])
-    named = replace(first, pose=order[turning.pose[first.image]])
-    poses = posed.known_poses(discover(turning, named).landmarks)
-    own = posed.mark(turning, ROWS, 0, poses, method().params.detect, None)[1]  # type: ignore[attr-defined]
+    named = with_poses(first, order[turning.pose[first.image]])
+    poses = discover(turning, named).landmarks.known_poses()
+    own = poses_of(turning, ROWS, poses)
     np.testing.assert_array_equal(own, order[turning.pose[ROWS]])
 
 
 def test_no_more_poses_than_photographs(turning: Turning) -> None:
     """Their mirror images, which are clustered too, do not make them more."""
-    with pytest.raises(ULDError, match=r"48 training images cannot have 49 pose clusters: lower cluster.poses"):
+    with pytest.raises(ULDError, match=r"48 training images cannot have 49 pose clusters: lower poses.poses"):
         discover(turning, poses=len(ROWS) + 1)
 
 
@@ -153,23 +172,22 @@ def test_no_more_poses_than_photographs(turning: Turning) -> None:
 def test_it_begins_at_a_round_with_as_many_landmarks(turning: Turning, name: str) -> None:
     for previous, count in ((None, PARTS), (truth(turning), PARTS + 1)):
         with pytest.raises(ULDError, match=f"goes on with the {count} landmarks of a round"):
-            method(name).discover(turning, ROWS, count, rng(), previous)
+            method(name).discover(task(turning, ROWS, count, previous))
 
 
-@pytest.mark.parametrize("name", ["duld_pp", "duld_pp_full_vae"])
 @pytest.mark.parametrize("given", [True, False])
-def test_another_number_of_landmarks_is_found_anew(turning: Turning, name: str, given: bool) -> None:
+def test_another_number_of_landmarks_is_found_anew(turning: Turning, given: bool) -> None:
     """Here of labels that know of one part fewer, or of none: it finds all parts, each in all poses."""
     full = truth(turning)
     here = full.label < PARTS - 1
-    fewer = Labels(**{key: value[here] for key, value in vars(full).items() if value is not None}) if given else None
-    anew = method(name, cluster=CLUSTER | {"landmarks": PARTS, "prior": 1.0})
-    landmarks = anew.discover(turning, ROWS, PARTS - 1, rng(), fewer).landmarks
+    fewer = Labels(**{key: value[here] for key, value in vars(full).items() if key != "own"}) if given else None
+    anew = method(poses=CLUSTER | {"landmarks": PARTS, "prior": 1.0})
+    landmarks = anew.discover(task(turning, ROWS, PARTS - 1, fewer)).landmarks
     assert landmarks.poses is not None and landmarks.poses.landmarks.shape[:2] == (POSES, PARTS)
     part = landmarks.poses.landmarks[:, :, 1 : 1 + PARTS].argmax(2)  # (Q, K): which part a landmark looks like
     assert (part == part[0]).all() and sorted(part[0]) == list(range(PARTS))
-    labels = anew.label(turning, landmarks, ROWS, rng(), fewer).labels
-    again = anew.discover(turning, ROWS, PARTS - 1, rng(), labels).landmarks  # the next round goes on with them
+    labels = anew.label(task(turning, ROWS, PARTS - 1, fewer), landmarks).labels
+    again = anew.discover(task(turning, ROWS, PARTS - 1, labels)).landmarks  # the next round goes on with them
     assert again.poses is not None
     np.testing.assert_array_equal(again.poses.landmarks[0, :, 1 : 1 + PARTS].argmax(1), part[0])
 
@@ -177,25 +195,24 @@ def test_another_number_of_landmarks_is_found_anew(turning: Turning, name: str, 
 # --- label and find ---
 
 
-@pytest.mark.parametrize("name", ["duld_pp", "duld_pp_full_vae"])
-def test_labels_have_a_pose(turning: Turning, name: str) -> None:
+def test_labels_have_a_pose(turning: Turning) -> None:
     landmarks = discover(turning).landmarks
-    marked = method(name).label(turning, landmarks, ROWS, rng(), truth(turning))
+    marked = method().label(task(turning, ROWS, previous=truth(turning)), landmarks)
     labels = marked.labels
-    assert labels.pose is not None and len(labels.image) == 2 * PARTS * len(ROWS)
+    assert list(labels.own) == [POSE] and len(labels.image) == 2 * PARTS * len(ROWS)
     centre = turning.to_image(labels.image, turning.centres[labels.image])[np.arange(len(labels.image)), labels.label]
     assert np.linalg.norm(labels.xy - centre, axis=1).max() < 1.5
-    pairs = {(int(a), int(b)) for a, b in zip(turning.pose[labels.image], labels.pose, strict=True)}
+    pairs = {(int(a), int(b)) for a, b in zip(turning.pose[labels.image], labels.own[POSE], strict=True)}
     assert len(pairs) == POSES
     assert {"detections", "labels", "label_change"} <= set(marked.health) and marked.health["label_change"] == 0
 
 
-@pytest.mark.parametrize("view", [0, 1])
+@pytest.mark.parametrize("view", [PLAIN, MIRROR])
 @pytest.mark.parametrize("place", [None, 10.0])
-def test_finds_landmarks_as_they_look_in_the_pose(turning: Turning, view: int, place: float | None) -> None:
+def test_finds_landmarks_as_they_look_in_the_pose(turning: Turning, view: View, place: float | None) -> None:
     landmarks = discover(turning, place=place).landmarks
-    turning.heights[TEST[3], view, 2] = 0.1
-    found = method(cluster=CLUSTER | {"place": place}).find(turning, landmarks, TEST, view)
+    turning.heights[TEST[3], VIEWS.index(view), 2] = 0.1
+    found = method(poses=CLUSTER | {"place": place}).find(turning, landmarks, TEST, view)
     assert_right(turning, TEST, turning.to_image(TEST, found.dense_xy, view))
     assert np.argwhere(np.isnan(found.score)).tolist() == [[3, 2]]
     assert found.pose is not None and found.pose_margin is not None and found.pose.shape == (len(TEST),)
@@ -208,36 +225,36 @@ def test_finds_landmarks_as_they_look_in_the_pose(turning: Turning, view: int, p
 def test_places_hold_a_landmark_where_its_twin_looks_more_like_it(turning: Turning, place: float | None) -> None:
     """In the second pose part 0 looks like part 1 of the other poses, and part 1 like nothing."""
     landmarks = discover(turning, place=place).landmarks
-    poses = posed.known_poses(landmarks)
+    poses = landmarks.known_poses()
     assert (poses.places is None) == (place is None)
     confused = poses.landmarks.copy()
     confused[:, 0] = confused[:, 1]
     mixed = replace(landmarks, poses=replace(poses, landmarks=confused))
-    found = method(cluster=CLUSTER | {"place": place}).find(turning, mixed, TEST)
+    found = method(poses=CLUSTER | {"place": place}).find(turning, mixed, TEST, PLAIN)
     gap = np.linalg.norm(turning.to_image(TEST, found.dense_xy) - turning.to_image(TEST, turning.centres[TEST]), axis=2)
     assert gap[:, 1:].max() < 2.2
     assert (gap[:, 0].max() < 17) == (place is not None)  # pixels: it stays on its side, or sits on the other part
 
 
-@pytest.mark.parametrize("view", [0, 1, 2])
-def test_places_turn_with_the_view(turning: Turning, view: int) -> None:
-    poses = posed.known_poses(discover(turning, place=10).landmarks)
+@pytest.mark.parametrize("view", VIEWS)
+def test_places_turn_with_the_view(turning: Turning, view: View) -> None:
+    poses = discover(turning, place=10).landmarks.known_poses()
     assert poses.places is not None and poses.places.shape == (2, POSES, PARTS, 2)
     far = posed._far(turning, TEST, view, poses, 10.0)
     assert far is not None
-    pose = posed.mark(turning, TEST[:3], 0, poses, method().params.detect, None)[1]  # type: ignore[attr-defined]
+    pose = poses_of(turning, TEST[:3], poses)
     for row, q in zip(TEST[:3], pose, strict=True):
         cell = far[q].flatten(1).argmin(1).numpy()
         at = turning.to_image(np.array([row]), np.stack([cell % turning.grid, cell // turning.grid], -1)[None], view)
         assert_right(turning, np.array([row]), at, 3.5)
-    assert posed._far(turning, TEST, view, replace(poses, places=poses.places[:1]), 10.0) is not None or view == 1
+    assert posed._far(turning, TEST, view, replace(poses, places=poses.places[:1]), 10.0) is not None or view is MIRROR
 
 
 def test_find_does_not_depend_on_the_batch(turning: Turning, monkeypatch: pytest.MonkeyPatch) -> None:
     landmarks = discover(turning).landmarks
-    whole = method().find(turning, landmarks, TEST)
+    whole = method().find(turning, landmarks, TEST, PLAIN)
     monkeypatch.setenv("ULD_BATCH", "5")
-    parts = method().find(turning, landmarks, TEST)
+    parts = method().find(turning, landmarks, TEST, PLAIN)
     np.testing.assert_allclose(parts.dense_xy, whole.dense_xy, atol=1e-5)
     np.testing.assert_array_equal(parts.pose, whole.pose)
 
@@ -245,31 +262,30 @@ def test_find_does_not_depend_on_the_batch(turning: Turning, monkeypatch: pytest
 def test_landmarks_without_poses(turning: Turning) -> None:
     landmarks: Landmarks = replace(discover(turning).landmarks, poses=None)
     with pytest.raises(ULDError, match="no pose clusters"):
-        method().find(turning, landmarks, TEST)
+        method().find(turning, landmarks, TEST, PLAIN)
 
 
 # --- train ---
 
 
-def parameters(head: LearnedHead, part: str) -> torch.Tensor:
+def parameters(head: Heads, part: str) -> torch.Tensor:
     return torch.cat([value.detach().flatten().clone() for value in getattr(head, part).state_dict().values()])
 
 
 @pytest.fixture
-def proxied(turning: Turning, tmp_path: Any) -> tuple[Course, LearnedHead, Any]:
+def proxied(turning: Turning, tmp_path: Any) -> tuple[Course, Heads, Any]:
     """A model after a round of the pose proxy, and the history of the round."""
     course = Course(turning, tmp_path)
-    head, history = method("pose_proxy").train(course.head(), course.training(truth(turning)))
-    assert isinstance(head, LearnedHead)
+    head, history = train("pose_proxy", course.head(), course.training(truth(turning)))
     return course, head, history
 
 
-def test_pose_proxy_teaches_detector_and_pose_part(proxied: tuple[Course, LearnedHead, Any], turning: Turning) -> None:
+def test_pose_proxy_teaches_detector_and_pose_part(proxied: tuple[Course, Heads, Any], turning: Turning) -> None:
     course, head, history = proxied
     before = course.head()
-    for part in ("describe", "aggregate", "base"):
+    for part in ("descriptor_head", "aggregate", "base"):
         torch.testing.assert_close(parameters(head, part), parameters(before, part), rtol=0, atol=0)
-    assert not torch.equal(parameters(head, "detect"), parameters(before, "detect"))
+    assert not torch.equal(parameters(head, "detector_head"), parameters(before, "detector_head"))
     assert all(one.requires_grad for one in head.parameters())
     first, last = (
         history[["detector", "reconstruction"]][:10].mean(),
@@ -279,13 +295,13 @@ def test_pose_proxy_teaches_detector_and_pose_part(proxied: tuple[Course, Learne
     assert history["kl"].iloc[-1] > 0.1 and head.pose is not None and head.pose.decodes
 
 
-def test_only_a_new_pose_part_warms_up(proxied: tuple[Course, LearnedHead, Any], turning: Turning) -> None:
+def test_only_a_new_pose_part_warms_up(proxied: tuple[Course, Heads, Any], turning: Turning) -> None:
     course, _, _ = proxied
 
-    def ends(head: LearnedHead, warmup: int) -> torch.Tensor:
-        block = ELBO | {"steps": 5, "warmup": warmup, "free": 0.0}
-        after = method("pose_proxy", train=block).train(deepcopy(head), course.training(truth(turning)))[0]
-        return parameters(after, "pose")  # type: ignore[arg-type]
+    def ends(head: Heads, warmup: int) -> torch.Tensor:
+        given = course.training(truth(turning))
+        after = train("pose_proxy", deepcopy(head), given, steps=5, kl_warmup=warmup, free_nats=0.0)[0]
+        return parameters(after, "pose")
 
     assert not torch.equal(ends(course.head(), 1), ends(course.head(), 1000))
     again, slow = ends(proxied[1], 1), ends(proxied[1], 1000)
@@ -297,85 +313,81 @@ def test_the_reconstruction_reaches_the_detector(turning: Turning, tmp_path: Any
     for weight in (0.0, 1.0):
         course = Course(turning, tmp_path / str(weight))
         (tmp_path / str(weight)).mkdir()
-        head, _ = method("pose_proxy", train=ELBO | {"weight": weight, "steps": 3}).train(
-            course.head(), course.training(truth(turning))
-        )
-        ends.append(parameters(head, "detect"))  # type: ignore[arg-type]
+        head, _ = train("pose_proxy", course.head(), course.training(truth(turning)), weight=weight, steps=3)
+        ends.append(parameters(head, "detector_head"))
     assert not torch.equal(*ends)
 
 
 def test_a_new_pose_part_first_learns_alone(turning: Turning, tmp_path: Any) -> None:
     course = Course(turning, tmp_path)
-    block = ELBO | {"alone": ALONE, "steps": 0}
-    head, _ = method("pose_proxy", train=block).train(course.head(), course.training(truth(turning)))
-    assert isinstance(head, LearnedHead) and head.pose is not None
-    torch.testing.assert_close(parameters(head, "detect"), parameters(course.head(), "detect"), rtol=0, atol=0)
-    untaught, _ = method("pose_proxy", train=ELBO | {"steps": 0}).train(course.head(), course.training(truth(turning)))
-    assert isinstance(untaught, LearnedHead)
-    after, before = (
-        method("pose_proxy", train=ELBO | {"steps": 1, "lr": 0.0}).train(one, course.training(truth(turning)))[1]
-        for one in (head, untaught)
+    given = course.training(truth(turning))
+    head, _ = train("pose_proxy", course.head(), given, pretrain=PRETRAIN, steps=0)
+    assert head.pose is not None
+    torch.testing.assert_close(
+        parameters(head, "detector_head"), parameters(course.head(), "detector_head"), rtol=0, atol=0
     )
+    untaught, _ = train("pose_proxy", course.head(), given, steps=0)
+    after, before = (train("pose_proxy", one, given, steps=1, lr=0.0)[1] for one in (head, untaught))
     assert after["reconstruction"][0] < 0.8 * before["reconstruction"][0]
     assert not list(tmp_path.iterdir())  # no resume state is left
 
 
-def test_contrast_draws_poses_apart(proxied: tuple[Course, LearnedHead, Any], turning: Turning) -> None:
+def test_contrast_draws_poses_apart(proxied: tuple[Course, Heads, Any], turning: Turning) -> None:
     course, head, _ = proxied
     labels = truth(turning)
-    labels = replace(labels, pose=turning.pose[labels.image])
+    labels = with_poses(labels, turning.pose[labels.image])
 
-    def ratio(model: LearnedHead) -> float:
+    def ratio(model: Heads) -> float:
         """Distance between codes of one pose over that between codes of different poses."""
         assert model.pose is not None
         with torch.no_grad():
-            heat = model.maps(course.store.read(ROWS, 0))[1].sigmoid()
-            gap = torch.cdist(*[model.pose.encode(heat)[0]] * 2).numpy()
+            code = model(course.store.read(ROWS, 0, model.maps_read())).code
+            gap = torch.cdist(code, code).numpy()
         same = turning.pose[ROWS][:, None] == turning.pose[ROWS]
         return float(gap[same].sum() / (same.sum() - len(ROWS)) / gap[~same].mean())
 
-    start, kept = ratio(head), parameters(head, "describe")
-    after, history = method().train(head, course.training(labels))
-    assert isinstance(after, LearnedHead) and after.pose is not None and not after.pose.decodes
+    start, kept = ratio(head), parameters(head, "descriptor_head")
+    after, history = train("duld_pp", head, course.training(labels))
+    assert after.pose is not None and not after.pose.decodes
     assert ratio(after) < 0.7 * start
-    torch.testing.assert_close(parameters(after, "describe"), kept, rtol=0, atol=0)
+    torch.testing.assert_close(parameters(after, "descriptor_head"), kept, rtol=0, atol=0)
     assert history["contrast"][-5:].mean() < history["contrast"][:5].mean()
     with pytest.raises(ULDError, match="has no decoder"):
-        method("duld_pp_full_vae").train(after, course.training(labels))
+        train("duld_pp_full_vae", after, course.training(labels))
 
 
-def test_the_full_autoencoder_goes_on(proxied: tuple[Course, LearnedHead, Any], turning: Turning) -> None:
+def test_the_full_autoencoder_goes_on(proxied: tuple[Course, Heads, Any], turning: Turning) -> None:
     course, head, before = proxied
-    labels = replace(truth(turning), pose=turning.pose[truth(turning).image])
-    after, history = method("duld_pp_full_vae").train(head, course.training(labels))
-    assert isinstance(after, LearnedHead) and after.pose is not None and after.pose.decodes
+    labels = with_poses(truth(turning), turning.pose[truth(turning).image])
+    after, history = train("duld_pp_full_vae", head, course.training(labels))
+    assert after.pose is not None and after.pose.decodes
     assert history["reconstruction"].iloc[-1] < before["reconstruction"].iloc[-1]
 
 
-def test_starts_that_will_not_do(turning: Turning, course: Course, proxied: tuple[Course, LearnedHead, Any]) -> None:
+def test_starts_that_will_not_do(turning: Turning, course: Course, proxied: tuple[Course, Heads, Any]) -> None:
     labels = truth(turning)
     with pytest.raises(ULDError, match="no pose part: begin at a round of pose_proxy"):
-        method().train(course.head(), course.training(labels))
-    alike = replace(labels, pose=np.zeros(len(labels.image), np.int64))
+        train("duld_pp", course.head(), course.training(labels))
+    alike = with_poses(labels, np.zeros(len(labels.image), np.int64))
     with pytest.raises(ULDError, match="all images have one pose"):
-        method().train(proxied[1], proxied[0].training(alike))
+        train("duld_pp", proxied[1], proxied[0].training(alike))
 
 
 def test_poses_of_labels(turning: Turning) -> None:
-    labels = replace(truth(turning, ROWS[:4]), pose=np.repeat([0, 1, 2, 0, 2, 1, 0, 2], PARTS))
-    assert posed.poses_of(labels, np.arange(5), 0).tolist() == [0, 1, 2, 0, -1]
-    assert posed.poses_of(labels, np.arange(5), 1).tolist() == [2, 1, 0, 2, -1]
-    assert posed.poses_of(truth(turning), np.arange(2), 0).tolist() == [-1, -1]
+    labels = with_poses(truth(turning, ROWS[:4]), np.repeat([0, 1, 2, 0, 2, 1, 0, 2], PARTS))
+    assert labels.own_of(POSE, np.arange(5), False).tolist() == [0, 1, 2, 0, -1]
+    assert labels.own_of(POSE, np.arange(5), True).tolist() == [2, 1, 0, 2, -1]
+    assert truth(turning).own_of(POSE, np.arange(2), False).tolist() == [-1, -1]
 
 
 def test_spread_of_codes() -> None:
     codes = torch.randn(30, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     rms = torch.cdist(codes, codes).square().mean().sqrt().item()
-    assert proxy._spread(codes) == pytest.approx(rms, rel=1e-12)
+    assert pose_contrast.spread(codes) == pytest.approx(rms, rel=1e-12)
 
 
 def test_a_code_that_says_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
     codes = torch.linspace(0, 1, 40)[:, None] * torch.tensor([1.0, 1.0] + 30 * [0.1])
-    assert posed.active_units(codes[:, :16]) == 2 and not caplog.messages
-    assert posed.active_units(codes) == 2 and "2 of 32 units of the pose code differ" in caplog.text
-    assert posed.active_units(codes[:, 2:6]) == 0 and "0 of 4 units" in caplog.text
+    assert posed.awake(codes[:, :16]) == 2 and not caplog.messages
+    assert posed.awake(codes) == 2 and "2 of 32 units of the pose code differ" in caplog.text
+    assert posed.awake(codes[:, 2:6]) == 0 and "0 of 4 units" in caplog.text

@@ -8,33 +8,41 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.methods.conftest import MIRROR, PARTS, PLAIN, Course, Planted, task
 from uld.base.errors import ULDError
 from uld.base.params import build
 from uld.cluster import spool
 from uld.geometry import coords
+from uld.landmarks.channels import flip_agreement, tops
 from uld.losses.mallis import channel_bce
 from uld.methods import load
-from uld.methods.base import Discovery, Method
-from uld.methods.mallis_d_detector import flip_agreement, tops
+from uld.methods.base import Discovery, Labelled, Method, Training
+from uld.models.base import Model
+from uld.sources.views import View
 
 TRAIN = {"steps": 60, "views": 8, "lr": 1e-2, "lr_rest": 1e-3, "sigma": 0.75}
-DETECT = {"radius": 1, "threshold": 0.3, "least": 0, "cap": 8}
-BLOCK = {"cap": 100_000, "restarts": 3, "iterations": 20, "detect": DETECT, "threshold": 0.0, "train": TRAIN}
+DETECT = {"radius": 1, "threshold": 0.3, "min_points": 0, "max_points": 8}
+BLOCK = {"max_points": 100_000, "restarts": 3, "iterations": 20, "detect": DETECT, "threshold": 0.0}
 ROWS = np.arange(2, 40)
-PARTS = 4
 
 
 def method(**changes: Any) -> Method:
     kind = load("mallis_d_detector")
-    return kind(build(kind.Params, BLOCK | changes, "steps.mallis_d_detector"))
+    return kind(build(kind.Cluster, BLOCK | changes, "methods.mallis_d_detector.cluster"))
 
 
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)
+def train(model: Model, training: Training, **changes: Any) -> Any:
+    """The model after the round, and a line a step."""
+    kind = load("mallis_d_detector")
+    return kind.train(model, training, build(kind.Train, TRAIN | changes, "methods.mallis_d_detector.train"))
 
 
 def discover(source: Any, count: int = PARTS) -> Discovery:
-    return method().discover(source, ROWS, count, rng())
+    return method().discover(task(source, ROWS, count))
+
+
+def label(source: Any, landmarks: Any) -> Labelled:
+    return method().label(task(source, ROWS), landmarks)
 
 
 def gaussian(x: float, y: float, height: float = 1.0, sigma: float = 0.75, grid: int = 12) -> torch.Tensor:
@@ -124,36 +132,36 @@ def test_no_refinement_towards_what_is_missing() -> None:
     torch.testing.assert_close(xy[:, 0], torch.tensor([[3.4, 6.4], [3, 6], [3, 6]]), atol=1e-3, rtol=0)
 
 
-def test_landmarks_are_missing_below_the_threshold(planted: Any) -> None:
+def test_landmarks_are_missing_below_the_threshold(planted: Planted) -> None:
     planted.channels = PARTS
     planted.heights[44, 0] = [0.9, 0.2, 0.7, 0.4]
     landmarks = discover(planted).landmarks
     rows = np.arange(43, 46)
-    always, some = (method(threshold=t).find(planted, landmarks, rows) for t in (0.0, 0.45))
+    always, some = (method(threshold=t).find(planted, landmarks, rows, PLAIN) for t in (0.0, 0.45))
     missing = np.zeros((3, PARTS), bool)
     missing[1, [1, 3]] = True
     for found, gone in ((always, missing & False), (some, missing)):
         assert found.xy.dtype == found.score.dtype == np.float32
         assert np.abs(found.dense_xy - planted.centres[rows]).max() < 0.01
-        assert found.dense_score == pytest.approx(planted.maps(rows)[1].flatten(2).amax(2).numpy())
+        assert found.dense_score == pytest.approx(planted.maps(rows).heat.flatten(2).amax(2).numpy())
         np.testing.assert_array_equal(found.xy, np.where(gone[..., None], np.nan, found.dense_xy))
         np.testing.assert_array_equal(found.score, np.where(gone, np.nan, found.dense_score))
 
 
-def test_find_in_the_mirror_image(planted: Any) -> None:
+def test_find_in_the_mirror_image(planted: Planted) -> None:
     planted.channels = PARTS
-    found = method().find(planted, discover(planted).landmarks, ROWS, view=1)
+    found = method().find(planted, discover(planted).landmarks, ROWS, MIRROR)
     want = planted.to_image(ROWS, planted.centres[ROWS])
-    assert np.abs(planted.to_image(ROWS, found.xy, 1) - want).max() < 0.05
+    assert np.abs(planted.to_image(ROWS, found.xy, MIRROR) - want).max() < 0.05
 
 
-def test_as_many_landmarks_as_heat_maps(planted: Any) -> None:
+def test_as_many_landmarks_as_heat_maps(planted: Planted) -> None:
     few = discover(planted, 3).landmarks
     with pytest.raises(ULDError, match="the model has 1 heat maps for 3 landmarks"):
-        method().find(planted, few, ROWS)
+        method().find(planted, few, ROWS, PLAIN)
     planted.channels = PARTS
     with pytest.raises(ULDError, match="the model has 4 heat maps for 3 landmarks"):
-        method().find(planted, few, ROWS)
+        method().find(planted, few, ROWS, PLAIN)
     with pytest.raises(ULDError, match="the model has 4 heat maps for 5 landmarks"):
         discover(planted, 5)
 
@@ -161,7 +169,7 @@ def test_as_many_landmarks_as_heat_maps(planted: Any) -> None:
 # --- discover ---
 
 
-def test_heat_maps_are_described_where_they_are_highest(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heat_maps_are_described_where_they_are_highest(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ULD_BATCH", "7")
     planted.channels = PARTS
     found = discover(planted)
@@ -177,11 +185,11 @@ def test_heat_maps_are_described_where_they_are_highest(planted: Any, monkeypatc
         np.testing.assert_allclose(landmarks.exemplar_xy[k], at, atol=0.05)
 
 
-def test_descriptions_do_not_depend_on_batches_or_pieces(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_descriptions_do_not_depend_on_batches_or_pieces(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are those of all images in one array."""
     planted.channels = PARTS
-    descriptors, heat = planted.maps(ROWS)
-    x = F.normalize(coords.sample(descriptors, tops(heat, planted.inside(ROWS), PARTS)[0]), dim=2).numpy()
+    maps = planted.maps(ROWS)
+    x = F.normalize(coords.sample(maps.looks, tops(maps.heat, planted.inside(ROWS), PARTS)[0]), dim=2).numpy()
     mean = x.mean(0)
     inertia = float(((x - mean) ** 2).sum(2).ravel().sum(dtype=np.float64))
     for batch, piece in (("32", 2**17), ("5", 7)):
@@ -192,20 +200,20 @@ def test_descriptions_do_not_depend_on_batches_or_pieces(planted: Any, monkeypat
         assert found.quality["inertia"] == inertia
 
 
-def test_one_heat_map_is_clustered(planted: Any) -> None:
+def test_one_heat_map_is_clustered(planted: Planted) -> None:
     assert discover(planted).landmarks.counts.tolist() == [len(ROWS)] * PARTS
 
 
 # --- label ---
 
 
-def test_labels_in_both_hands(planted: Any) -> None:
+def test_labels_in_both_flips(planted: Planted) -> None:
     planted.heights[9, 1, 2] = 0.1
     landmarks = discover(planted).landmarks
-    marked = method().label(planted, landmarks, ROWS, rng())
+    marked = label(planted, landmarks)
     labels = marked.labels
     assert len(labels.image) == 2 * PARTS * len(ROWS) - 1 and labels.detected.all()
-    assert len(np.unique(np.stack([labels.view, labels.image, labels.label]), axis=1).T) == len(labels.image)
+    assert len(np.unique(np.stack([labels.flipped, labels.image, labels.label]), axis=1).T) == len(labels.image)
     centres = planted.to_image(labels.image, planted.centres[labels.image])
     gap = np.linalg.norm(centres - labels.xy[:, None], axis=2)
     assert gap.min(1).max() < 0.3 * 3
@@ -214,18 +222,18 @@ def test_labels_in_both_hands(planted: Any) -> None:
     assert marked.health["flip_agreement"] == 1
 
 
-def test_flip_agreement_is_the_share_of_the_majority(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flip_agreement_is_the_share_of_the_majority(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ULD_BATCH", "7")
     landmarks = discover(planted).landmarks
-    labels = method().label(planted, landmarks, ROWS, rng()).labels
+    labels = label(planted, landmarks).labels
     part = landmarks.centroids[:, 1 : 1 + PARTS].argmax(1)  # of each landmark
     describe = planted.describe
     swapped = set(ROWS[:30].tolist())
 
-    def mirrored(rows: np.ndarray, view: int = 0) -> torch.Tensor:
+    def mirrored(rows: np.ndarray, view: View = PLAIN) -> torch.Tensor:
         """In 30 of 38 mirror images the first two parts look like one another, and the third like itself."""
         maps = describe(rows, view)
-        if view == 1:
+        if view is MIRROR:
             a, b = torch.tensor([1, 5, 9]), torch.tensor([2, 6, 10])
             for i in [i for i, row in enumerate(rows) if row in swapped]:
                 maps[i, torch.cat([a, b])] = maps[i, torch.cat([b, a])]
@@ -233,55 +241,55 @@ def test_flip_agreement_is_the_share_of_the_majority(planted: Any, monkeypatch: 
 
     monkeypatch.setattr(planted, "describe", mirrored)
     assert sorted(part.tolist()) == list(range(PARTS))
-    found = flip_agreement(planted, labels, ROWS, 1, landmarks.centroids)
+    found = flip_agreement(planted, labels, ROWS, MIRROR, landmarks.centroids)
     assert found == pytest.approx((30 + 30 + 38 + 38) / (4 * 38))
-    found = flip_agreement(planted, labels, ROWS[25:], 1, landmarks.centroids)  # 5 of 13: now most stay
+    found = flip_agreement(planted, labels, ROWS[25:], MIRROR, landmarks.centroids)  # 5 of 13: now most stay
     assert found == pytest.approx((8 + 8 + 13 + 13) / (4 * 13))
 
 
 # --- train ---
 
 
-def test_each_channel_learns_its_landmark(planted: Any, course: Any) -> None:
+def test_each_channel_learns_its_landmark(planted: Planted, course: Course) -> None:
     landmarks = discover(planted).landmarks
     planted.heights[7, :, 1:] = 0.1  # most labels of one image are missing, and all of another one
     planted.heights[8] = 0.1
-    labels = method().label(planted, landmarks, ROWS, rng()).labels
-    head, history = method().train(course.head(), course.training(labels))
+    labels = label(planted, landmarks).labels
+    head, history = train(course.head(), course.training(labels))
     assert head.channels == PARTS and not head.training
     assert history["loss"][-5:].mean() < 0.4 * history["loss"][:5].mean()
     assert set(course.store.asked) <= set(ROWS) - {8}
     rows = np.array([7, 8, *range(40, 60)])  # unlabelled and unseen images
     source = course.source(head)
-    found = method().find(source, method().discover(source, ROWS, PARTS, rng()).landmarks, rows)
+    found = method().find(source, discover(source).landmarks, rows, source.views.plain)
     part = landmarks.centroids[:, 1 : 1 + PARTS].argmax(1)
     assert np.abs(found.xy - planted.centres[rows][:, part]).max() < 0.75
     assert (found.score > 0.4).all()
 
 
-def test_two_learning_rates_and_the_same_result_twice(planted: Any, course: Any) -> None:
-    labels = method().label(planted, discover(planted).landmarks, ROWS, rng()).labels
-    frozen = TRAIN | {"lr_rest": 0.0, "steps": 3}
-    heads = [method(train=frozen).train(course.head(), course.training(labels))[0] for _ in range(2)]
+def test_two_learning_rates_and_the_same_result_twice(planted: Planted, course: Course) -> None:
+    labels = label(planted, discover(planted).landmarks).labels
+    frozen = {"lr_rest": 0.0, "steps": 3}
+    heads = [train(course.head(), course.training(labels), **frozen)[0] for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(heads[0].parameters(), heads[1].parameters(), strict=True))
-    other, _ = method(train=frozen).train(course.head(), course.training(labels, seed=1))
-    assert not torch.equal(other.detect[-1].weight, heads[0].detect[-1].weight)
+    other, _ = train(course.head(), course.training(labels, seed=1), **frozen)
+    assert not torch.equal(other.detector_head[-1].weight, heads[0].detector_head[-1].weight)
     before = dict(course.head().named_parameters())
     moved = {name for name, value in heads[0].named_parameters() if name in before and value.shape == before[name].shape
              and not torch.equal(value, before[name])}  # fmt: skip
-    assert moved and all(name.startswith("detect.") for name in moved)
-    slow, _ = method(train=TRAIN | {"steps": 3}).train(course.head(), course.training(labels))
+    assert moved and all(name.startswith("detector_head.") for name in moved)
+    slow, _ = train(course.head(), course.training(labels), steps=3)
     step = {name: (value - before[name]).abs().max().item() for name, value in slow.named_parameters()
             if value.shape == before[name].shape}  # fmt: skip
     # the first steps of Adam are as long as the learning rate
-    assert 0 < step["aggregate.bottleneck_layers.0.0.conv3.weight"] <= 3.1e-3 < step["detect.0.weight"]
+    assert 0 < step["aggregate.bottleneck_layers.0.0.conv3.weight"] <= 3.1e-3 < step["detector_head.0.weight"]
 
 
-def test_labels_outside_the_view_are_not_taught(planted: Any, course: Any) -> None:
-    labels = method().label(planted, discover(planted).landmarks, ROWS, rng()).labels
+def test_labels_outside_the_view_are_not_taught(planted: Planted, course: Course) -> None:
+    labels = label(planted, discover(planted).landmarks).labels
     labels.xy[labels.label == 1] += 300  # pixels
-    _, history = method(train=TRAIN | {"steps": 2}).train(course.head(), course.training(labels))
+    _, history = train(course.head(), course.training(labels), steps=2)
     assert history["present"].tolist() == [0.75] * 2
     head = course.head()
     with pytest.raises(ULDError, match="round one: its start has 4 heat maps"):
-        method().train(head.with_channels(4), course.training(labels))
+        train(head.with_channels(4), course.training(labels))

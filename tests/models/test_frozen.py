@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from uld import models
-from uld.base.errors import ArtifactError, ULDError
+from uld.artifacts.models import Origin, save_model
+from uld.base.errors import ULDError
 from uld.geometry import coords
 from uld.models import frozen
-from uld.models.frozen import FrozenHead, FrozenParams
+from uld.models.frozen import Frozen, ProjectionParams
 
 GRID, IMAGES = 8, 12
 SHAPES = {"l00_t1": (5, 4, 4), "l10_t1": (3, 8, 8), "l00_t7": (5, 4, 4), "l10_t7": (3, 8, 8), "l20_t1": (2, 16, 16)}
@@ -36,10 +36,8 @@ def inside(rows: np.ndarray) -> np.ndarray:
     return mask
 
 
-def params(**changes: Any) -> FrozenParams:
+def params(**changes: Any) -> ProjectionParams:
     settings = {
-        "head": "frozen",
-        "features": "trained",
         "layers": ((0, 0), (1, 0)),
         "dims": 4,
         "grid": GRID,
@@ -48,10 +46,10 @@ def params(**changes: Any) -> FrozenParams:
         "images": IMAGES,
         "points": 50,
     }
-    return FrozenParams(**settings | changes)
+    return ProjectionParams(**settings | changes)
 
 
-def fit(**changes: Any) -> FrozenHead:
+def fit(**changes: Any) -> Frozen:
     return frozen.fit(params(**changes), read, inside, np.arange(IMAGES), np.random.default_rng(0))
 
 
@@ -90,14 +88,15 @@ def test_against_the_long_way(centre: str, whiten: float) -> None:
     axes = torch.from_numpy(pca.components_ * pca.explained_variance_[:, None] ** (-whiten / 2))
     z = (stacked(names, centre).double() - table.mean(0)[:, None, None]) / scale[:, None, None]
     want = F.normalize(torch.einsum("dc,bchw->bdhw", axes, z), dim=1).float()
-    got = head(read(np.arange(IMAGES)))
+    got = head(read(np.arange(IMAGES))).looks
+    assert torch.equal(got, head.describe(read(np.arange(IMAGES))))
     assert got.shape == (IMAGES, 4, GRID, GRID)
     sign = (got * want).sum((0, 2, 3), keepdim=True).sign()  # a component's is free
     torch.testing.assert_close(got, want * sign, atol=2e-4, rtol=0)
 
 
 def test_descriptors_have_unit_length() -> None:
-    torch.testing.assert_close(fit()(read(np.arange(3))).norm(dim=1), torch.ones(3, GRID, GRID))
+    torch.testing.assert_close(fit().describe(read(np.arange(3))).norm(dim=1), torch.ones(3, GRID, GRID))
 
 
 def test_whitening_evens_the_variances() -> None:
@@ -119,33 +118,22 @@ def test_centring_by_image_takes_off_what_is_constant_in_one() -> None:
             n: v + 10 * torch.randn(4, v.shape[1], 1, 1, generator=torch.Generator().manual_seed(1))
             for n, v in before.items()
         }
-        assert torch.allclose(head(before), head(after), atol=1e-3) is not moves
+        assert torch.allclose(head.describe(before), head.describe(after), atol=1e-3) is not moves
 
 
-def test_saved_and_loaded(tmp_path: Path) -> None:
-    for centre in ("image", "dataset"):
-        head = fit(centre=centre)
-        models.save(head, tmp_path / centre, "its backbone")
-        loaded = models.load(tmp_path / centre, "its backbone")
-        assert isinstance(loaded, FrozenHead)
-        assert not loaded.training
-        assert torch.equal(loaded(read(np.arange(2))), head(read(np.arange(2))))
-        assert (loaded.names, loaded.channels, loaded.grid, loaded.centre) == (head.names, head.channels, GRID, centre)
-    with pytest.raises(ArtifactError, match=r"head.json is missing: run `dvc repro bootstrap`"):
-        models.load(tmp_path, "its backbone")
+def test_it_says_nothing_but_descriptors() -> None:
+    head = fit()
+    maps = head(read(np.arange(2)))
+    assert (head.channels, head.encodes, head.reads_pixels) == (0, False, False)
+    assert maps.logits is None and maps.code is None
+    assert head.maps_read() == head.names and (head.grid, head.dims, head.sizes) == (GRID, 4, [5, 3, 5, 3])
 
 
-def test_a_head_for_another_backbone_is_refused(tmp_path: Path) -> None:
-    models.save(fit(), tmp_path, "its backbone")
-    with pytest.raises(ArtifactError, match=r"made for the features of another backbone: run `dvc repro bootstrap`"):
-        models.load(tmp_path, "another backbone")
-
-
-def test_the_same_generator_gives_the_same_head(tmp_path: Path) -> None:
+def test_the_same_generator_gives_the_same_file(tmp_path: Path) -> None:
     for n in "ab":
-        models.save(fit(), tmp_path / n, "backbone")
-    assert {path.name for path in (tmp_path / "a").iterdir()} == {"head.json", "head.safetensors"}
-    for name in ("head.json", "head.safetensors"):
+        save_model(fit(), tmp_path / n, Origin("features/trained", "digest", None, 0))
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"model.json", "model.safetensors"}
+    for name in ("model.json", "model.safetensors"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 

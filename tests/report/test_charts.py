@@ -56,7 +56,7 @@ CED = pd.DataFrame({"threshold": np.linspace(0, 0.2, 11), "fraction": np.linspac
 
 YAW = pd.DataFrame({"range": ["left_half", "frontal"], "nme": [9.0, 4.0], "images": [3, 4]})
 POSES = pd.DataFrame(
-    {"step": ["a", "a", "b"], "number": [1, 2, 1], "range": ["overall"] * 3, "accuracy": [0.2, 0.5, 1]}
+    {"method": ["a", "a", "b"], "number": [1, 2, 1], "range": ["overall"] * 3, "accuracy": [0.2, 0.5, 1]}
 )
 RAW = pd.DataFrame({"landmark": [0, 1, 2], "matched": [np.nan, 3, 0], "raw_accuracy": [np.nan, 0.5, 1]})
 

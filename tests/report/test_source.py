@@ -3,11 +3,15 @@
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from uld.base import params
 from uld.base.errors import ParamsError
+from uld.evaluate.poses import COLUMNS, Poses
 from uld.report import source
+
+NONE = Poses({}, pd.DataFrame(columns=COLUMNS))
 
 
 @pytest.mark.parametrize(
@@ -26,5 +30,5 @@ def test_wrong_params(block: dict[str, object], message: str) -> None:
 
 def test_an_unknown_row() -> None:
     chosen = source.ReportParams(row="fuond", grid=7, worst=3, tables={})
-    with pytest.raises(ParamsError, match=r"report.row: 'fuond' is no row; variants has found, mean_shape"):
-        source.read(chosen, ["found", "mean_shape"], {}, "orl", "canonical", Path("params.yaml"))
+    with pytest.raises(ParamsError, match=r"report.row: 'fuond' is no row; rows has found, mean_shape"):
+        source.read(chosen, ["found", "mean_shape"], {}, "orl", "canonical", Path("params.yaml"), NONE)

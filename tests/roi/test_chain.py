@@ -10,7 +10,7 @@ import pytest
 from uld import roi
 from uld.base import params
 from uld.base.errors import DataError, ParamsError
-from uld.images.decode import Pixels
+from uld.images import Pixels
 from uld.roi import Box
 from uld.roi.full import Full, FullParams
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from uld.base import params
+from uld.base import params, ranks
 from uld.base.errors import ParamsError
 from uld.geometry import coords, warps
+from uld.geometry.frames import Frames
 from uld.geometry.warps import Warp
-from uld.images.augment import PhotometricParams
-from uld.sources.batch import Batch
-from uld.sources.pixel_views import PixelViews, WarpParams
+from uld.sources.pixel_views import PixelViewParams, PixelViews, WarpParams
+from uld.sources.views import Batch
 
 SIZE, GRID, COUNT = 32, 16, 9
 ROWS = np.array([1, 2, 4, 5, 7, 8])
@@ -45,21 +45,15 @@ def masks() -> np.ndarray:
     return seen[:, 0, None, :] & seen[:, 1, :, None]
 
 
+def frames() -> Frames:
+    return Frames(AFFINE, BOXES, lambda rows: masks()[rows], SIZE, GRID)
+
+
 def views(warp: dict[str, Any] = MOVING, light: dict[str, Any] = DARK, shown: Any = None, **others: Any) -> PixelViews:
     crops = pixels() if shown is None else shown
-    return PixelViews(
-        lambda rows: crops[rows],
-        lambda rows: masks()[rows],
-        AFFINE,
-        BOXES,
-        ROWS,
-        SIZE,
-        GRID,
-        params.build(WarpParams, warp, "warp"),
-        params.build(PhotometricParams, light, "light"),
-        torch.device("cpu"),
-        **others,
-    )
+    how = params.build(PixelViewParams, {"warp": warp, "light": light}, "views")
+    evaluation = others.pop("evaluation", np.empty((0, 2, 3)))
+    return PixelViews(lambda rows: crops[rows], lambda rows: masks()[rows], frames(), ROWS, how, evaluation, **others)
 
 
 def pixels_of(batch: Batch) -> torch.Tensor:
@@ -81,7 +75,7 @@ def same(one: Batch, other: Batch) -> None:
 
 def test_the_crop_itself() -> None:
     rows = np.array([4, 1, 4])
-    batch = views(STILL).draw(rows, np.array([False, True, False]), np.random.default_rng(0))
+    batch = views(STILL).draw(rows, np.array([False, True, False]), np.random.default_rng(0), [])
     want = torch.from_numpy(pixels()[rows]).permute(0, 3, 1, 2) / 255
     want[1] = want[1].flip(2)
     assert torch.equal(pixels_of(batch), want) and batch.warp.bend is None
@@ -93,12 +87,12 @@ def test_pairs_are_two_views_of_one_image() -> None:
     source, rows = views(), np.array([7, 1, 5, 5])
     flips = []
     for seed in range(20):
-        batch = source.pairs(rows, np.random.default_rng(seed), same_flip=True)
+        batch = source.pairs(rows, True, np.random.default_rng(seed), [])
         assert (batch.rows == np.tile(rows, 2)).all() and (batch.flipped[:4] == batch.flipped[4:]).all()
         assert batch.warp.flipped.tolist() == batch.flipped.tolist()
         assert not torch.equal(batch.warp.affine[:4], batch.warp.affine[4:])
         flips += batch.flipped[:4].tolist()
-        free = source.pairs(rows, np.random.default_rng(seed), same_flip=False).flipped
+        free = source.pairs(rows, False, np.random.default_rng(seed), []).flipped
         flips += (free[:4] != free[4:]).tolist()
     assert 50 < sum(flips) < 110 and len(flips) == 160
 
@@ -106,7 +100,7 @@ def test_pairs_are_two_views_of_one_image() -> None:
 def test_how_far_views_move() -> None:
     source = views(MOVING | {"bend": {"displacement": 0.0, "grid": 2}})
     rows = np.repeat(ROWS, 200)
-    affine = source.draw(rows, np.zeros(len(rows), bool), np.random.default_rng(0)).warp.affine.numpy()
+    affine = source.draw(rows, np.zeros(len(rows), bool), np.random.default_rng(0), []).warp.affine.numpy()
     turn = np.rad2deg(np.arctan2(affine[:, 1, 0], affine[:, 0, 0]))
     scale = np.hypot(affine[:, 0, 0], affine[:, 1, 0])
     centre = coords.apply(affine, np.full((len(rows), 1, 2), (SIZE - 1) / 2))[:, 0] - (SIZE - 1) / 2
@@ -116,10 +110,10 @@ def test_how_far_views_move() -> None:
 
 
 def test_displacements() -> None:
-    bend = views().draw(np.repeat(ROWS, 50), np.zeros(300, bool), np.random.default_rng(0)).warp.bend
+    bend = views().draw(np.repeat(ROWS, 50), np.zeros(300, bool), np.random.default_rng(0), []).warp.bend
     assert bend is not None and bend.shape == (300, 16, 2) and 1.2 < bend.abs().max() <= 0.04 * SIZE
     folding = MOVING | {"bend": {"displacement": 0.5, "grid": 4}}
-    batch = views(folding).draw(ROWS, np.zeros(6, bool), np.random.default_rng(0))
+    batch = views(folding).draw(ROWS, np.zeros(6, bool), np.random.default_rng(0), [])
     xy = torch.from_numpy(coords.cells(SIZE)).expand(6, -1, 2)
     torch.testing.assert_close(batch.warp.to_view(batch.warp.to_crop(xy)), xy.double(), rtol=0, atol=1e-4)
 
@@ -131,7 +125,7 @@ def test_displacements() -> None:
 def test_the_same_batch_with_any_number_of_threads(same_flip: bool) -> None:
     def read(source: PixelViews, number: int) -> Batch:
         rng = np.random.default_rng(number)
-        return source.pairs(rng.choice(ROWS, 4), rng, same_flip)
+        return source.pairs(rng.choice(ROWS, 4), same_flip, rng, [])
 
     shared = views(light=LIT)
     want = [read(views(light=LIT), number) for number in range(8)]
@@ -147,16 +141,17 @@ def test_threads_of_torch_round_alike() -> None:
     threads = torch.get_num_threads()
     for number in (1, 2):
         torch.set_num_threads(number)
-        found.append(views(light=LIT).pairs(ROWS, np.random.default_rng(0), True))
+        found.append(views(light=LIT).pairs(ROWS, True, np.random.default_rng(0), []))
     torch.set_num_threads(threads)
     torch.testing.assert_close(pixels_of(found[0]), pixels_of(found[1]), rtol=0, atol=1e-6)
     assert torch.equal(found[0].inside, found[1].inside)
 
 
-def test_a_process_takes_its_share() -> None:
-    whole = views(light=LIT).pairs(ROWS, np.random.default_rng(0), True)
+def test_a_process_takes_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = views(light=LIT).pairs(ROWS, True, np.random.default_rng(0), [])
     own = np.array([1, 5, 11, 11])
-    part = views(light=LIT, share=lambda count: own).pairs(ROWS, np.random.default_rng(0), True)
+    monkeypatch.setattr(ranks, "share", lambda count: own)
+    part = views(light=LIT).pairs(ROWS, True, np.random.default_rng(0), [])
     torch.testing.assert_close(pixels_of(part), pixels_of(whole)[own], rtol=0, atol=1e-5)
     assert torch.equal(part.warp.affine, whole.warp.affine) and torch.equal(part.inside, whole.inside)
 
@@ -173,7 +168,7 @@ def test_crops_are_read_once_if_they_fit() -> None:
     def read(held: int) -> tuple[Batch, list[list[int]]]:
         spy = Spy()
         source = views(light=LIT, shown=spy, held=held)
-        return source.pairs(np.array([8, 2]), np.random.default_rng(0), True), spy.asked
+        return source.pairs(np.array([8, 2]), True, np.random.default_rng(0), []), spy.asked
 
     most = 4 * len(ROWS) * SIZE**2
     (one, first), (other, second) = read(most), read(most - 1)
@@ -186,7 +181,7 @@ def test_crops_are_read_once_if_they_fit() -> None:
 
 def test_points_go_through_the_exact_warp() -> None:
     source = views()
-    batch = source.pairs(ROWS, np.random.default_rng(0), False)
+    batch = source.pairs(ROWS, False, np.random.default_rng(0), [])
     xy = np.random.default_rng(1).uniform(5, 40, (12, 7, 2)).astype(np.float32)
     xy[3, 2] = np.nan
     found = source.to_cells(batch, xy)
@@ -206,7 +201,7 @@ def test_pixels_go_where_points_do() -> None:
     distance = (x - at[..., :1]) ** 2 + (y - at[..., 1:]) ** 2
     discs = (255 * np.exp(-distance / 4.5))[..., None].repeat(3, -1).round().astype(np.uint8)
     source = views(shown=discs)
-    batch = source.pairs(ROWS, np.random.default_rng(0), False)
+    batch = source.pairs(ROWS, False, np.random.default_rng(0), [])
     image = coords.apply(coords.invert(AFFINE), at)[batch.rows]
     want = coords.apply(coords.resize(GRID, SIZE), source.to_cells(batch, image).numpy())[:, 0]
     shown = pixels_of(batch)[:, 0].numpy()
@@ -217,7 +212,7 @@ def test_pixels_go_where_points_do() -> None:
 
 def test_partners() -> None:
     source = views()
-    batch = source.pairs(ROWS, np.random.default_rng(0), False)
+    batch = source.pairs(ROWS, False, np.random.default_rng(0), [])
     found = source.partner(batch)
     first, second = batch.warp.take(slice(6)), batch.warp.take(slice(6, 12))
     assert torch.equal(found, warps.partner(first, second, GRID)) and found.shape == (6, GRID**2)
@@ -240,7 +235,7 @@ def inside(row: int, warp: Warp) -> np.ndarray:
 
 @pytest.mark.parametrize("warp", [STILL, MOVING])
 def test_inside_is_a_plain_loop(warp: dict[str, Any]) -> None:
-    batch = views(warp).pairs(ROWS, np.random.default_rng(0), False)
+    batch = views(warp).pairs(ROWS, False, np.random.default_rng(0), [])
     for item, row in enumerate(batch.rows):
         np.testing.assert_array_equal(batch.inside[item], inside(int(row), batch.warp.take(slice(item, item + 1))))
     assert 0.2 < batch.inside.float().mean() < 0.8
@@ -250,3 +245,38 @@ def test_inside_is_a_plain_loop(warp: dict[str, Any]) -> None:
 def test_wrong_values_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ParamsError, match="warp"):
         params.build(WarpParams, MOVING | values, "warp")
+
+
+# --- fixed views ---
+
+
+def test_the_fixed_views() -> None:
+    """The crop and its mirror image; half of the largest turn and scale, either way; the evaluation's warps."""
+    given = np.stack([coords.view(SIZE, rotate=7), coords.view(SIZE, scale=0.9)])
+    source = views(evaluation=given)
+    assert source.plain is source.flips[0] and [view.flipped for view in source.flips] == [False, True]
+    np.testing.assert_array_equal(source.plain.affine, np.eye(2, 3))
+    np.testing.assert_array_equal(source.flips[1].affine, [[-1, 0, SIZE - 1], [0, 1, 0]])
+    want = [coords.view(SIZE, rotate=15), coords.view(SIZE, rotate=-15)]
+    want += [coords.view(SIZE, scale=1.1), coords.view(SIZE, scale=0.9)]
+    np.testing.assert_allclose([view.affine for view in source.turned], want)
+    np.testing.assert_array_equal([view.affine for view in source.evaluation], given)
+    assert not any(view.flipped for view in [*source.turned, *source.evaluation])
+    assert views(STILL).turned == [] == views(STILL).evaluation
+
+
+def test_any_image_in_a_fixed_view() -> None:
+    """Test images too, which no step draws; at the same place as a drawn view of the same warp."""
+    source, rows = views(), np.array([0, 6, 4])
+    assert not np.isin(rows[:2], ROWS).any()
+    crops = torch.from_numpy(pixels()[rows]).permute(0, 3, 1, 2) / 255
+    plain, mirror = (source.inputs(rows, view, []) for view in source.flips)
+    assert isinstance(plain, torch.Tensor) and isinstance(mirror, torch.Tensor)
+    torch.testing.assert_close(plain, crops)
+    torch.testing.assert_close(mirror, crops.flip(3))
+    for view in source.turned:
+        found = source.inputs(rows, view, [])
+        warp = Warp.of(np.tile(view.affine, (3, 1, 1)), SIZE)
+        torch.testing.assert_close(found, warp.resample(crops), rtol=0, atol=1e-4)
+        drawn = Warp.of(np.tile(view.affine, (6, 1, 1)), SIZE)
+        np.testing.assert_array_equal(source._seen(ROWS, drawn), source.frames.inside(ROWS, view.affine))

@@ -19,11 +19,14 @@ import pytest
 
 from uld.artifacts.annotations import Annotations, AnnotationSet, write_annotations
 from uld.artifacts.files import write_json, write_table
-from uld.artifacts.labels import Labels, write_labels
+from uld.artifacts.found import Found
+from uld.artifacts.labels import POSE, Labels, write_labels
 from uld.artifacts.landmarks import Landmarks, write_landmarks
-from uld.artifacts.predictions import Predictions, read_predictions, write_predictions
+from uld.artifacts.predictions import Predictions, Warped, read_predictions, write_predictions
 from uld.base.errors import ArtifactError
-from uld.images import crops
+from uld.evaluate.poses import of_rounds
+from uld.evaluate.scores import finite
+from uld.images import cut
 
 ROOT = Path(__file__).parents[2]
 N, TRAIN, K = 30, 20, 4
@@ -33,7 +36,7 @@ MARGIN, SIZE = 0.2, 24
 PARAMS = """# the params of a "test" <run>
 seed: 0
 dataset: folder
-variants: {found: {}, mean_shape: {}}
+rows: {found: {}, mean_shape: {}}
 rounds: {}
 evaluate: {protocols: [canonical, ols], pck: [0.1], raw: 0.2, ced_limit: 0.2, bootstrap: 20,
   warps: {count: 1, rotate: 20, scale: 0.15, shift: 0.05}}
@@ -104,8 +107,8 @@ def write_row(row: str, xy: np.ndarray) -> None:
     value[23] = 0.1
     found = xy.copy()
     found[::3, :1] = np.nan
-    views = np.stack([xy, xy + 1], axis=1)
-    one = Predictions(IMAGES, SPLIT, found, value, xy, value, views, np.array([False, False]))
+    test = np.arange(TRAIN, N)
+    one = Predictions(IMAGES, SPLIT, Found(found, value, xy, value), Warped(test, xy[test, None] + 1))
     write_predictions(Path(f"artifacts/predictions/{row}.h5"), one)
     near = np.tile(np.arange(8), (k, 1))
     near[-1:, 5:] = -1  # the last landmark has five exemplars only
@@ -116,6 +119,16 @@ def write_row(row: str, xy: np.ndarray) -> None:
     kept = Landmarks(centroids, np.arange(k) + 50, near, places, sample, label)
     write_landmarks(Path(f"artifacts/landmarks/{row}/landmarks.h5"), kept)
     write_json(Path(f"artifacts/landmarks/{row}/quality.json"), {"silhouette": 0.5} if k else {})
+
+
+def labels(pose: np.ndarray | None = None) -> Labels:
+    """A point in each training image, with pose clusters (TRAIN,) if there are any."""
+    nothing = np.zeros(TRAIN)
+    own = {} if pose is None else {POSE: pose}
+    return Labels(
+        np.arange(TRAIN), nothing > 0, nothing.astype(int), np.zeros((TRAIN, 2), np.float32),
+        nothing.astype(np.float32), nothing > 0, own,
+    )  # fmt: skip
 
 
 def points() -> np.ndarray:
@@ -138,7 +151,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         boxes = pd.DataFrame({"image": IMAGES, "split": SPLIT, **corners})
         write_table(Path("artifacts/roi/boxes.csv"), boxes)
         write_table(Path("artifacts/roi/missing.csv"), pd.DataFrame(columns=["image", "split", "reason"]))
-        crops.write(Path("artifacts/roi/crops.zarr"), folder, boxes, MARGIN, SIZE)
+        cut.write(Path("artifacts/roi/crops.zarr"), folder, boxes, MARGIN, SIZE)
         index = pd.DataFrame({"image": [*IMAGES, "zz.png"], "width": 50, "height": 45, "status": "ok"})
         index.loc[N, "status"] = "unreadable"
         write_table(Path("artifacts/data/index.csv"), index)
@@ -149,9 +162,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_row("found", landmarks)
         write_row("mean_shape", np.zeros((N, 0, 2)))
         score("found", "mean_shape")
-        stage("poses")
         write_json(Path("metrics/backbone.json"), {"loss": {"held_out": 0.0467}})
-        write_json(Path("metrics/heads/frozen.json"), {"self_match": 0.81})
+        write_json(Path("metrics/starts/frozen.json"), {"self_match": 0.81})
         stage("report")
     return folder
 
@@ -232,8 +244,12 @@ def test_the_headline_shows_landmarks_where_they_are(page: Reader) -> None:
 
 
 def test_rounds_of_self_training(truth: np.ndarray) -> None:
-    lines = "rounds: {a-1: {start: s, step: a}, b-1: {start: a-1, step: b}, a-2: {start: b-1, step: a}}"
+    lines = "rounds: {a-1: {start: s, method: a}, b-1: {start: a-1, method: b}, a-2: {start: b-1, method: a}}"
     Path("params.yaml").write_text(PARAMS.replace("rounds: {}", lines))
+    with pytest.raises(ArtifactError, match=r"rounds/a-1/labels.h5 is missing: run `dvc repro train@a-1`"):
+        stage("report")
+    for name in ("a-1", "b-1", "a-2"):
+        write_labels(Path(f"artifacts/rounds/{name}/labels.h5"), labels())
     with pytest.raises(ArtifactError, match=r"metrics/rounds/a-1.json is missing: run `dvc repro cluster@a-1`"):
         stage("report")
     for number, name in enumerate(("a-1", "b-1", "a-2")):
@@ -251,30 +267,30 @@ def test_poses_against_yaw(truth: np.ndarray) -> None:
     left = np.arange(N) % 3 == 0
     write_table(Path("artifacts/data/index.csv"), index.assign(yaw=[*np.where(left, -75.0, 5.0), np.nan]))
     score("found", "mean_shape")
-    nothing = np.zeros(TRAIN)
     pose = left[:TRAIN].astype(int)
     pose[1] = 1
-    labels = Labels(
-        np.arange(TRAIN), nothing.astype(int), nothing.astype(int), np.zeros((TRAIN, 2), np.float32),
-        nothing.astype(np.float32), nothing > 0, pose,
-    )  # fmt: skip
-    write_labels(Path("artifacts/rounds/b-1/labels.h5"), labels)
-    write_labels(Path("artifacts/rounds/a-1/labels.h5"), replace(labels, pose=None))
-    lines = "rounds: {a-1: {start: s, step: a}, b-1: {start: a-1, step: b}}"
+    write_labels(Path("artifacts/rounds/b-1/labels.h5"), labels(pose))
+    write_labels(Path("artifacts/rounds/a-1/labels.h5"), labels())
+    lines = "rounds: {a-1: {start: s, method: a}, b-1: {start: a-1, method: b}}"
     Path("params.yaml").write_text(PARAMS.replace("rounds: {}", lines))
-    stage("poses")
-    told = json.loads(Path("metrics/poses.json").read_text())
+    told = of_rounds({"a-1": "a", "b-1": "b"}).figures
     assert set(told) == {"b-1"}
     assert told["b-1"]["accuracy"] == pytest.approx(19 / 20)
-    assert told["b-1"]["ranges"] == pytest.approx({"left_profile": 7 / 8, "frontal": 1})
+    assert finite(told["b-1"]["ranges"]) == pytest.approx({"left_profile": 7 / 8, "frontal": 1})
     for name in ("a-1", "b-1"):
         write_json(Path(f"metrics/rounds/{name}.json"), {"detections": 1.5})
     text = re.sub(r"\s+", " ", report().text)
     assert "by where the head turns" in text
     assert "From left to right in yaw" in text
     assert Path("report/poses.png").exists()
-    lines = pd.read_csv("plots/poses.csv")
-    write_table(Path("plots/poses.csv"), lines[lines["range"].isin(["overall", "frontal"])])
+    assert "Pose clusters" in text and "yaw_explained" in text
+    lines = pd.read_csv("report/poses.csv")
+    assert lines["round"].unique().tolist() == ["b-1"] and lines["range"].tolist() == [
+        "overall",
+        "left_profile",
+        "frontal",
+    ]
+    write_labels(Path("artifacts/rounds/b-1/labels.h5"), labels(np.zeros(TRAIN, int)))  # stands for the frontal ones
     text = re.sub(r"\s+", " ", report().text)
     assert "by where the head turns" in text
     assert "No pose clusters beside yaw: most heads of each of them turn the same way (frontal)." in text
@@ -356,7 +372,7 @@ def test_fewer_images_than_asked_for(truth: np.ndarray) -> None:
 def test_a_landmark_that_is_never_detected(truth: np.ndarray) -> None:
     path = Path("artifacts/predictions/found.h5")
     one = read_predictions(path)
-    write_predictions(path, replace(one, xy=np.full_like(one.xy, np.nan)))
+    write_predictions(path, replace(one, found=replace(one.found, xy=np.full_like(one.found.xy, np.nan))))
     score("found")
     assert report().open == []
 
@@ -369,7 +385,6 @@ def test_a_landmark_that_is_never_detected(truth: np.ndarray) -> None:
         ("artifacts/regressors/found.h5", "dvc repro regress@found"),
         ("metrics/mean_shape.json", "dvc repro evaluate@mean_shape"),
         ("plots/found/ced.csv", "dvc repro evaluate@found"),
-        ("plots/poses.csv", "dvc repro poses"),
     ],
 )
 def test_a_missing_file_names_the_stage(truth: np.ndarray, lost: str, message: str) -> None:

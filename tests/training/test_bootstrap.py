@@ -15,25 +15,28 @@ import torch
 from tests.diffusion import texture
 from tests.diffusion.texture import Texture
 from uld.base import random, stop
-from uld.base.errors import ULDError
+from uld.base.errors import ParamsError, ULDError
+from uld.base.scratch import scratch_root
 from uld.geometry import coords
+from uld.geometry.warps import Warp
 from uld.keypoints.classical import ClassicalParams
-from uld.keypoints.superpoint import SuperPoint
 from uld.losses.silk import all_pairs, matching_nll
 from uld.models.frozen import ProjectionParams
-from uld.models.heads import LearnedHead, ModelParams
-from uld.sources.views import Bank, Batch
+from uld.models.heads import Heads, HeadsParams
+from uld.sources.stored_views import StoredViews
+from uld.sources.views import Batch
+from uld.starts import heads
+from uld.starts.base import Site
+from uld.starts.heads import HeadsStart, HeadsStartParams
 from uld.training import bootstrap
 from uld.training.bootstrap import BootstrapParams, SilkParams, matching, teacher
 
 GRID = 16
-MODEL = ModelParams(((0, 0), (1, 0)), (5,), 8, 16, 4, 16, "convolution", "native", None)
+MODEL = HeadsParams(((0, 0), (1, 0)), (5,), 8, 16, 4, 16, "convolution", "native", None)
+SILK = {"by": "silk", "tolerance": 1}
+DOTS = {"by": "classical", "detector": "sift", "points": 4, "scale": 4, "robust": 0.9}
 BLOCK = BootstrapParams(
-    head="learned",
-    features="trained",
-    projection=ProjectionParams(((0, 0),), 6, GRID, "image", 1.0, 8, 60),
-    model=MODEL,
-    keypoints="silk",
+    keypoints=SILK,
     sigma=1.0,
     steps=30,
     pairs=2,
@@ -42,8 +45,9 @@ BLOCK = BootstrapParams(
     temperature=0.05,
     flips="both",
 )
-SILK = SilkParams(1)
-DOTS = ClassicalParams("sift", 4, 4, 0.9)
+LINE = HeadsStartParams(
+    "heads", "features/trained", ProjectionParams(((0, 0),), 6, GRID, "image", 1.0, 8, 60), MODEL, BLOCK
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +61,27 @@ def dotted(tmp_path_factory: pytest.TempPathFactory) -> Texture:
     return texture.make(tmp_path_factory.mktemp("dotted"), contrast=0.1)
 
 
-def run(
-    tex: Texture, taught: Any = SILK, seed: int = 0, rows: Any = None, **changes: Any
-) -> tuple[LearnedHead, pd.DataFrame]:
-    rows = tex.rows if rows is None else rows
-    return bootstrap.bootstrap(
-        replace(BLOCK, **changes), taught, tex.store, tex.frames(GRID), tex.crops, rows, seed, "planted"
-    )
+def views_of(tex: Texture, rows: Any = None) -> StoredViews:
+    """The views of the training images, or of other `rows`."""
+    return StoredViews(tex.store, tex.frames(GRID), tex.rows if rows is None else rows)
 
 
-def same(a: tuple[LearnedHead, pd.DataFrame], b: tuple[LearnedHead, pd.DataFrame]) -> bool:
+def run(tex: Texture, seed: int = 0, rows: Any = None, line: Any = LINE, **changes: Any) -> tuple[Heads, pd.DataFrame]:
+    """The model that the start makes, and a line a step; `changes` of its training."""
+    state = scratch_root() / "state.pt"
+    start = HeadsStart(replace(line, train=replace(line.train, **changes)))
+    made = start.make(Site(views_of(tex, rows), tex.crops, seed, state, "planted"))
+    assert isinstance(made.model, Heads) and made.history is not None
+    return made.model, made.history
+
+
+def numbers(tex: Texture, batch: Batch) -> np.ndarray:
+    """(B,): which of the store's views each item of a batch is."""
+    gap = batch.warp.affine.numpy()[:, None] - tex.store.views
+    return np.abs(gap).sum((2, 3)).argmin(1)
+
+
+def same(a: tuple[Heads, pd.DataFrame], b: tuple[Heads, pd.DataFrame]) -> bool:
     """To the last bit."""
     one, other = a[0].state_dict(), b[0].state_dict()
     return a[1].equals(b[1]) and all(torch.equal(one[name], other[name]) for name in one)
@@ -81,41 +96,44 @@ def test_points_are_found_again(tex: Texture, flips: str, nll: float, rate: floa
     assert history.columns.tolist() == ["step", "loss", "nll", "detector", "round_trips"]
     np.testing.assert_allclose(history["loss"], history["nll"] + history["detector"], rtol=1e-5)
     assert not head.training
-    bank = Bank(tex.store, tex.frames(GRID), tex.rows, head.names)
-    before = measure(bank, run(tex, steps=0)[0], flips)
-    after = measure(bank, head, flips)
+    before = measure(tex, run(tex, steps=0)[0], flips)
+    after = measure(tex, head, flips)
     # a model that knows nothing scores 2 log N, with N near 200 cells in the ROI
     assert after[0] < min(nll * before[0], 2 * np.log(100)) and after[1] > rate * before[1]
 
 
-def measure(bank: Bank, head: LearnedHead, flips: str) -> tuple[float, float]:
+def measure(tex: Texture, head: Heads, flips: str) -> tuple[float, float]:
     """Loss of the descriptors and share of round trips, on the same pairs for every model."""
     found = []
     with torch.no_grad():
         for seed in range(100, 108):
-            drawn = bootstrap.pairs(bank, replace(BLOCK, flips=flips), np.random.default_rng(seed))
-            nll, success = matching(head(drawn.batch.features), drawn, 0.05, 1)
+            drawn = pairs(tex, np.random.default_rng(seed), head.maps_read(), flips=flips)
+            nll, success = matching(head.describe(drawn.batch.inputs), drawn, 0.05, 1)
             found.append((float(nll), float(success.nanmean())))
     nll, rate = np.mean(found, axis=0)
     return float(nll), float(rate)
+
+
+def pairs(tex: Texture, rng: np.random.Generator, names: Any = ("l10_t5",), **changes: Any) -> bootstrap.Pairs:
+    return bootstrap.pairs(views_of(tex), replace(BLOCK, **changes), list(names), rng)
 
 
 def test_a_model_that_is_not_trained(tex: Texture) -> None:
     head, history = run(tex, steps=0)
     assert not len(history)
     maps = tex.store.read(tex.rows)
-    torch.testing.assert_close(head(maps), head.base(maps), atol=1e-5, rtol=0)
+    torch.testing.assert_close(head.describe(maps), head.base.describe(maps), atol=1e-5, rtol=0)
     spread = (maps["l10_t5"] - maps["l10_t5"].mean((2, 3), keepdim=True)).std((0, 2, 3))
     torch.testing.assert_close(head.get_buffer("scale1").flatten(), spread)  # of training images
 
 
 def test_training_images_only(tex: Texture, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = set()
-    views_of = type(tex.store).views_of
+    read = type(tex.store).views_of
 
     def spy(store: Any, rows: Any, views: Any, names: Any) -> Any:
         asked.update(np.asarray(rows).tolist())
-        return views_of(store, rows, views, names)
+        return read(store, rows, views, names)
 
     monkeypatch.setattr(type(tex.store), "views_of", spy)
     run(tex, steps=6)
@@ -129,29 +147,29 @@ def test_training_images_only(tex: Texture, monkeypatch: pytest.MonkeyPatch) -> 
 def test_pairs_of_views_of_one_image(tex: Texture, flips: str) -> None:
     """What the partner of a cell shows is what the cell shows, as the pixels tell; both ends lie in the ROI."""
     place = tex.frames(GRID)
-    bank = Bank(tex.store, place, tex.rows, ["l10_t5"])
     mixed = 0
     for seed in range(12):
-        drawn = bootstrap.pairs(bank, replace(BLOCK, flips=flips, pairs=3), np.random.default_rng(seed))
-        batch = drawn.batch
+        drawn = pairs(tex, np.random.default_rng(seed), flips=flips, pairs=3)
+        batch, views = drawn.batch, numbers(tex, drawn.batch)
         assert len(batch.rows) == 6 and len(set(batch.rows[:3])) == 3  # no image twice while there are enough
         np.testing.assert_array_equal(batch.rows[:3], batch.rows[3:])
-        assert (batch.views[:3] != batch.views[3:]).all()
-        hands = bank.mirrored[batch.views]
-        mixed += int((hands[:3] != hands[3:]).sum())
+        assert (views[:3] != views[3:]).all() and views.max() < tex.store.bank
+        np.testing.assert_array_equal(batch.flipped, tex.store.flipped[views])
+        mixed += int((batch.flipped[:3] != batch.flipped[3:]).sum())
+        nearest = views_of(tex).partner(batch)
         for item in range(3):
-            a, b = int(batch.views[item]), int(batch.views[item + 3])
+            a, b = int(views[item]), int(views[item + 3])
             partner = drawn.partner[item].numpy()
             here = np.flatnonzero(partner >= 0)
             assert batch.inside[item].flatten()[here].all() and batch.inside[item + 3].flatten()[partner[here]].all()
             there = partner[here]
-            both = place.inside(batch.rows[[item]], a)[0].ravel() & (bank.partner(a, b) >= 0)
+            both = place.inside(batch.rows[[item]], tex.store.views[a])[0].ravel() & (nearest[item] >= 0).numpy()
             assert len(here) <= both.sum() and len(here) > 30
             shown = [_seen(tex, int(batch.rows[item]), view, cells) for view, cells in ((a, here), (b, there))]
             off = (shown[0] - shown[1]).abs().mean()
             assert off < 0.5 * (shown[0] - shown[1][torch.randperm(len(here))]).abs().mean()
     assert (mixed > 5) if flips == "one" else (mixed == 0)
-    many = bootstrap.pairs(bank, replace(BLOCK, pairs=9), np.random.default_rng(0))  # more than there are images
+    many = pairs(tex, np.random.default_rng(0), pairs=9)  # more than there are images
     assert len(many.batch.rows) == 18
 
 
@@ -169,7 +187,7 @@ def test_matching_counts_a_pair_once() -> None:
     descriptors[1, :, 0, 1] = descriptors[0, :, 0, 0]
     inside = torch.tensor([[[True, True], [True, False]], [[True, True], [False, True]]])
     partner = torch.tensor([[1, -1, -1, -1]])
-    batch = Batch(np.zeros(2, np.int64), np.arange(2), {}, inside)
+    batch = Batch(np.zeros(2, np.int64), {}, Warp.identity(2, 2), np.zeros(2, bool), inside)
     nll, success = matching(descriptors, bootstrap.Pairs(batch, partner), 0.1, 0)
     a, b = descriptors.flatten(2).transpose(1, 2)[:, None]
     found = all_pairs(a, b, inside[:1].flatten(1), inside[1:].flatten(1), 0.1)
@@ -179,7 +197,9 @@ def test_matching_counts_a_pair_once() -> None:
 
 
 def test_round_trips_within_the_tolerance(tex: Texture) -> None:
-    rates = [run(tex, SilkParams(tolerance), steps=1)[1]["round_trips"][0] for tolerance in (0, 1, GRID)]
+    rates = [
+        run(tex, keypoints=SILK | {"tolerance": tolerance}, steps=1)[1]["round_trips"][0] for tolerance in (0, 1, GRID)
+    ]
     assert rates[0] < rates[1] < rates[2]
 
 
@@ -187,16 +207,15 @@ def test_round_trips_within_the_tolerance(tex: Texture) -> None:
 
 
 def test_a_teachers_points_reach_every_view(dotted: Texture) -> None:
-    place = dotted.frames(GRID)
-    points = bootstrap._points("classical", DOTS, dotted.crops, place, dotted.rows)
+    views = views_of(dotted)
+    points = bootstrap._points("classical", teacher(DOTS, "keypoints"), dotted.crops, views)
     assert points.shape[0] == 6 and points.shape[1] <= 4 and points.dtype == np.float32
     gap = np.linalg.norm(dotted.dots[:6, :, None] - points[:, None], axis=3)
     found = np.nanmin(gap, axis=2) < 0.6  # pixels of the photograph
     assert found.mean() > 0.8
-    bank = Bank(dotted.store, place, dotted.rows, ["l10_t5"])
-    for view in range(len(dotted.store.views)):
-        batch = bank.read(dotted.rows, np.full(6, view))
-        cells = bank.to_cells(batch, points)
+    for view in range(dotted.store.bank):
+        batch = views._batch(dotted.rows, np.full(6, view), ["l10_t5"])
+        cells = views.to_cells(batch, points)
         pixels = torch.from_numpy(coords.apply(coords.resize(GRID, texture.SIZE), cells.numpy()))
         for row in range(6):
             for point in range(points.shape[1]):
@@ -211,17 +230,17 @@ def test_a_teachers_points_reach_every_view(dotted: Texture) -> None:
 def test_what_the_detector_is_told_of_a_teachers_points(dotted: Texture) -> None:
     """The first step by hand, on images that are not numbered through: points rendered, and nothing outside the ROI."""
     rows = np.array([0, 2, 3, 5])
-    _, history = run(dotted, DOTS, rows=rows, keypoints="classical", sigma=1.5, steps=1)
-    place = dotted.frames(GRID)
-    head = bootstrap.build(BLOCK, dotted.store, place, rows, 0)
-    points = dict(zip(rows, bootstrap._points("classical", DOTS, dotted.crops, place, rows), strict=True))
-    bank = Bank(dotted.store, place, rows, head.names)
-    batch = bootstrap.pairs(bank, BLOCK, random.rng(0, "pairs-planted", 0)).batch
-    logits = head.maps(batch.features)[1][:, 0].detach()
+    _, history = run(dotted, rows=rows, keypoints=DOTS, sigma=1.5, steps=1)
+    place, views = dotted.frames(GRID), views_of(dotted, rows)
+    head = heads.build(LINE, views, 0)
+    found = bootstrap._points("classical", teacher(DOTS, "keypoints"), dotted.crops, views)
+    points = dict(zip(rows, found, strict=True))
+    batch = bootstrap.pairs(views, BLOCK, head.maps_read(), random.rng(0, "pairs-planted", 0)).batch
+    logits = head(batch.inputs).logits[:, 0].detach()
     y, x = np.mgrid[:GRID, :GRID]
     total, cells = 0.0, 0
-    for item, (row, view) in enumerate(zip(batch.rows, batch.views, strict=True)):
-        at = place.to_cells(np.array([row]), points[row][None], int(view))[0]
+    for item, (row, view) in enumerate(zip(batch.rows, numbers(dotted, batch), strict=True)):
+        at = place.to_cells(np.array([row]), points[row][None], dotted.store.views[view])[0]
         gap = np.nanmin([(x - a) ** 2 + (y - b) ** 2 for a, b in at], axis=0)
         target = torch.from_numpy(np.exp(-gap / (2 * 1.5**2))).float()
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits[item], target, reduction="none")
@@ -233,8 +252,8 @@ def test_what_the_detector_is_told_of_a_teachers_points(dotted: Texture) -> None
 def test_images_with_fewer_points_are_filled_up(dotted: Texture, monkeypatch: pytest.MonkeyPatch) -> None:
     given = iter([np.array([[4.0, 6, 0.5]]), np.empty((0, 3)), np.array([[0, 1, 9.0], [15.5, 15.5, 8]])])
     monkeypatch.setattr("uld.keypoints.classical.Classical.__call__", lambda self, images: [next(given)])
-    place = dotted.frames(GRID)
-    found = bootstrap._points("classical", DOTS, dotted.crops, place, np.array([0, 3, 4]))
+    views = views_of(dotted, np.array([0, 3, 4]))
+    found = bootstrap._points("classical", teacher(DOTS, "keypoints"), dotted.crops, views)
     assert found.shape == (3, 2, 2)
     np.testing.assert_array_equal(np.isnan(found).all(2), [[False, True], [True, True], [False, False]])
     # the crop shows 40 pixels of the photograph in 32, from (3.5, -0.5) on
@@ -243,13 +262,13 @@ def test_images_with_fewer_points_are_filled_up(dotted: Texture, monkeypatch: py
 
 
 def test_the_detector_learns_from_a_teacher(dotted: Texture) -> None:
-    head, history = run(dotted, DOTS, keypoints="classical", steps=60, lr=1e-2)
+    head, history = run(dotted, keypoints=DOTS, steps=60, lr=1e-2)
     assert history["detector"].iloc[-8:].mean() < history["detector"].iloc[:8].mean()
     place, rows = dotted.frames(GRID), np.array([6, 7])  # in images it has not seen
-    for view in (0, 1, 2):
+    for view in (0, *range(dotted.store.bank, len(dotted.store.views))):
         with torch.no_grad():
-            heat = head.maps(dotted.store.read(rows, view))[1].sigmoid()
-        at = torch.from_numpy(place.to_cells(rows, dotted.dots[rows], view))
+            heat = head(dotted.store.read(rows, view)).heat
+        at = torch.from_numpy(place.to_cells(rows, dotted.dots[rows], dotted.store.views[view]))
         on = coords.sample(heat, at).mean()
         assert on > 0.4 and on > 5 * heat.mean()
 
@@ -258,59 +277,49 @@ def test_a_teacher_that_finds_nothing(dotted: Texture, monkeypatch: pytest.Monke
     nothing: Callable[..., Any] = lambda self, images: [np.empty((0, 3), np.float32)]  # noqa: E731
     monkeypatch.setattr("uld.keypoints.classical.Classical.__call__", nothing)
     with pytest.raises(ULDError, match="classical finds no point in any training image: lower its threshold"):
-        run(dotted, DOTS, keypoints="classical")
+        run(dotted, keypoints=DOTS)
 
 
 def test_the_block_of_each_teacher() -> None:
-    assert teacher("silk") is SilkParams and teacher("classical") is ClassicalParams
-    assert teacher("superpoint") is SuperPoint.Params
+    assert teacher(SILK, "k") == SilkParams(1) and teacher(DOTS, "k") == ClassicalParams("sift", 4, 4, 0.9)
+    for wrong in (SILK | {"points": 4}, {"tolerance": 1}, {"by": "surf"}, {"by": "superpoint", "tolerance": 1}):
+        with pytest.raises(ParamsError):
+            teacher(wrong, "starts.planted.train.keypoints")
+    with pytest.raises(ParamsError, match=r"starts\.planted\.train\.keypoints.*points"):
+        teacher(DOTS | {"points": 0}, "starts.planted.train.keypoints")
 
 
 # --- always the same ---
 
 
-@pytest.mark.parametrize(("taught", "keypoints"), [(SILK, "silk"), (DOTS, "classical")])
-def test_threads_do_not_matter(tex: Texture, monkeypatch: pytest.MonkeyPatch, taught: Any, keypoints: str) -> None:
+@pytest.mark.parametrize("keypoints", [SILK, DOTS])
+def test_threads_do_not_matter(tex: Texture, monkeypatch: pytest.MonkeyPatch, keypoints: Any) -> None:
     found = []
     for workers in ("0", "1", "2"):
         monkeypatch.setenv("ULD_WORKERS", workers)
-        found.append(run(tex, taught, keypoints=keypoints, steps=5))
+        found.append(run(tex, keypoints=keypoints, steps=5))
     assert same(found[0], found[1]) and same(found[0], found[2])
-    assert not same(found[0], run(tex, taught, seed=1, keypoints=keypoints, steps=5))
+    assert not same(found[0], run(tex, seed=1, keypoints=keypoints, steps=5))
 
 
-@pytest.mark.parametrize("stop", [0, 2, 4])
-def test_stopped_and_resumed(tex: Texture, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
+@pytest.mark.parametrize("at", [0, 2, 4])
+def test_stopped_and_resumed(tex: Texture, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     whole = run(tex, steps=5)
-    asked = count(monkeypatch, stop)
-    with pytest.raises(stop.Interrupted, match=f"bootstrap planted saved at step {stop + 1} of 5"):
+    asked = count(monkeypatch, at)
+    with pytest.raises(stop.Interrupted, match=f"bootstrap planted saved at step {at + 1} of 5"):
         run(tex, steps=5)
-    torch.manual_seed(stop)  # what else is drawn does not show
+    torch.manual_seed(at)  # what else is drawn does not show
     assert same(run(tex, steps=5), whole)
     assert len(asked) == 5  # and no step was done twice
 
 
-def test_a_stopped_run_of_other_inputs_is_not_gone_on_with(tex: Texture, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = count(monkeypatch, 2)
-    with pytest.raises(stop.Interrupted):
-        run(tex, steps=5)
-    done = len(asked)
-    for number, changes in enumerate(
-        [{"seed": 1}, {"rows": tex.rows[:-1]}, {"lr": 1e-3}, {"taught": SilkParams(2)}], start=1
-    ):
-        run(tex, **{"steps": 5} | changes)
-        assert len(asked) == done + 5 * number
-    run(tex, steps=5)
-    assert len(asked) == done + 5 * 4 + 2
-
-
-def count(monkeypatch: pytest.MonkeyPatch, stop: int) -> list[int]:
+def count(monkeypatch: pytest.MonkeyPatch, at: int) -> list[int]:
     """A list that grows by one a step; at the one of this number the run is asked to stop, once."""
     asked: list[int] = []
 
     def counted(*arguments: Any) -> Any:
         asked.append(len(asked))
-        if asked[-1] == stop:
+        if asked[-1] == at:
             os.kill(os.getpid(), signal.SIGTERM)
         return matching(*arguments)
 
@@ -323,19 +332,19 @@ def count(monkeypatch: pytest.MonkeyPatch, stop: int) -> list[int]:
 
 def test_layers_that_are_not_stored(tex: Texture) -> None:
     with pytest.raises(ULDError, match=r"starts: features l20_t5 are not stored: see readout.layers and readout.times"):
-        run(tex, model=replace(MODEL, layers=((0, 0), (2, 0))))
+        run(tex, line=replace(LINE, network=replace(MODEL, layers=((0, 0), (2, 0)))))
     with pytest.raises(ULDError, match=r"features l00_t9, l10_t9 are not stored"):
-        run(tex, model=replace(MODEL, timesteps=(5, 9)))
+        run(tex, line=replace(LINE, network=replace(MODEL, timesteps=(5, 9))))
     with pytest.raises(ULDError, match=r"starts: layers .* are not all in the feature store"):
-        run(tex, projection=replace(BLOCK.projection, layers=((3, 0),)))
+        run(tex, line=replace(LINE, projection=replace(LINE.projection, layers=((3, 0),))))
 
 
 @pytest.mark.parametrize(
     ("changes", "told"), [({"hidden": 10, "middle": 6}, "middle 6, hidden 10"), ({"width": 9}, "width 9")]
 )
 def test_sizes_that_cannot_be_grouped(tex: Texture, changes: dict[str, int], told: str) -> None:
-    with pytest.raises(ULDError, match=f"starts: model.{told} cannot be split into 4 groups"):
-        run(tex, model=replace(MODEL, **changes))
+    with pytest.raises(ULDError, match=f"starts: network.{told} cannot be split into 4 groups"):
+        run(tex, line=replace(LINE, network=replace(MODEL, **changes)))
 
 
 def test_views_that_cannot_be_paired(tmp_path: Path) -> None:
@@ -343,25 +352,27 @@ def test_views_that_cannot_be_paired(tmp_path: Path) -> None:
     for workers in ("0", "1"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("ULD_WORKERS", workers)
-            with pytest.raises(ULDError, match="learning needs two views of one hand: add rotations or scales"):
+            with pytest.raises(ULDError, match="learning needs two views of one flip: add rotations or scales"):
                 run(poor)
     assert len(run(poor, flips="one", steps=1)[1]) == 1
 
 
 def test_collapse_is_refused(tex: Texture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Descriptors that do not follow the image: a bias that outweighs everything."""
-    build = bootstrap.build
+    build = heads.build
 
-    def collapsed(*arguments: Any) -> LearnedHead:
+    def collapsed(*arguments: Any) -> Heads:
         head = build(*arguments)
-        torch.nn.init.constant_(list(head.describe.parameters())[-1], 50.0)
+        torch.nn.init.constant_(list(head.descriptor_head.parameters())[-1], 50.0)
         return head
 
-    monkeypatch.setattr(bootstrap, "build", collapsed)
+    monkeypatch.setattr(heads, "build", collapsed)
     with pytest.raises(ULDError, match=r"^planted: all descriptors of an image have become alike \(1.000\): lower"):
         run(tex)
 
 
 def test_a_loss_that_is_not_finite(tex: Texture) -> None:
-    with pytest.raises(ULDError, match=r"^(bootstrap planted: the loss is|planted: all descriptors of an image)"):
+    with pytest.raises(
+        ULDError, match=r"^(bootstrap planted: at step \d the loss is|planted: all descriptors of an image)"
+    ):
         run(tex, lr=1e30, steps=8)

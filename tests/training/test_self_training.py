@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from uld.artifacts.labels import Labels
 from uld.geometry import coords
 from uld.sources.views import Batch
-from uld.training.self_training import Taught, TrainParams, contrast, draw_pairs, within
+from uld.training.labelled import LabelledImages
+from uld.training.self_training import SelfTrainingParams, contrast, draw_pairs, within
 
 GRID, P, N = 9, 3, 5
-PARAMS = TrainParams(
-    steps=1, pairs=P, lr=1.0, descriptor_lr=1.0, other=0.5, sigma=1.0, margin=1.5, negatives=N, apart=2.0,
-    descriptor_weight=1.0,
+PARAMS = SelfTrainingParams(
+    steps=1, pairs=P, lr=1.0, descriptor_lr=1.0, other_image=0.5, sigma=1.0, margin=1.5, negatives=N,
+    min_distance=2.0, descriptor_weight=1.0,
 )  # fmt: skip
 
 
@@ -56,52 +57,70 @@ def test_terms_equal_plain_loops(count: int) -> None:
     assert count == 1 or (len(positive) and sum(1 for value in negative if value) > 5)
 
 
-class Bank:
-    """Rows 3, 5, 8, 9 in five views; cells are pixels moved by the view."""
+class FakeViews:
+    """Rows 3, 5, 8, 9 in five views, of which 1 and 3 are flipped; cells are pixels moved by the view."""
 
-    rows, grid = np.array([3, 5, 8, 9]), GRID
-    mirrored = np.array([False, True, False, True, False])
-    hands = (np.array([0, 2, 4]), np.array([1, 3]))
+    rows = np.array([3, 5, 8, 9])
+    flipped = np.array([False, True, False, True, False])
 
-    def read(self, rows: np.ndarray, views: np.ndarray) -> Batch:
-        return Batch(rows, views, {}, torch.ones(len(rows), GRID, GRID, dtype=torch.bool))
+    def draw(self, rows: np.ndarray, flipped: np.ndarray, rng: np.random.Generator, names: list[str]) -> Batch:
+        views = np.array([rng.choice(np.flatnonzero(self.flipped == one)) for one in flipped])
+        absent: Any = None
+        inside = torch.ones(len(rows), GRID, GRID, dtype=torch.bool)
+        return Batch(rows, {"view": torch.from_numpy(views)}, absent, flipped, inside)
 
     def to_cells(self, batch: Batch, xy: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(xy + 100 * batch.views[:, None, None])
+        return torch.from_numpy(xy + 100 * _view(batch)[:, None, None])
+
+
+def _view(batch: Batch) -> np.ndarray:
+    assert isinstance(batch.inputs, dict)
+    return batch.inputs["view"].numpy()
 
 
 def labels() -> Labels:
-    """Landmark 1 in all images and both hands but for row 8; x tells the row, y the view that was labelled."""
-    image, view = np.array([3, 5, 9, 3, 5, 9]), np.array([0, 0, 0, 1, 1, 1])
-    xy = np.stack([image, view], 1).astype(np.float32)
-    return Labels(image, view, np.ones(6, np.int64), xy, np.ones(6, np.float32), np.ones(6, bool))
+    """Landmark 1 in all images and both flips but for row 8; x tells the row, y the flip that was labelled."""
+    image, flipped = np.array([3, 5, 9, 3, 5, 9]), np.repeat([False, True], 3)
+    xy = np.stack([image, flipped], 1).astype(np.float32)
+    return Labels(image, flipped, np.ones(6, np.int64), xy, np.ones(6, np.float32), np.ones(6, bool))
+
+
+def images(rows: Any = None) -> LabelledImages:
+    views: Any = FakeViews()
+    return LabelledImages(labels(), views, [], rows)
 
 
 @pytest.mark.parametrize("rows", [None, [3, 9]])
-def test_pairs_carry_the_labels_of_their_row_and_hand(rows: Any) -> None:
-    bank: Any = Bank()
-    taught = Taught(labels(), bank, 3, rows)
+def test_pairs_carry_the_labels_of_their_row_and_flip(rows: Any) -> None:
+    given = images(None if rows is None else np.array(rows))
     seen, same = set(), 0
     for seed in range(60):
-        batch, xy, cells = draw_pairs(bank, taught, PARAMS, np.random.default_rng(seed))
-        assert xy.shape == (2 * P, 3, 2) and cells.shape == (2 * P, N, 2) and cells.max() < GRID
-        assert xy[:, [0, 2]].isnan().all()
-        for row, view, at in zip(batch.rows, batch.views, xy[:, 1], strict=True):
+        batch, xy, cells = draw_pairs(given, GRID, PARAMS, np.random.default_rng(seed))
+        assert xy.shape == (2 * P, 2, 2) and cells.shape == (2 * P, N, 2) and cells.max() < GRID
+        assert xy[:, 0].isnan().all()
+        np.testing.assert_array_equal(batch.flipped, FakeViews.flipped[_view(batch)])
+        for row, view, at in zip(batch.rows, _view(batch), xy[:, 1], strict=True):
             seen.add((int(row), int(view)))
             if row == 8:
                 assert at.isnan().all()
             else:
-                assert at.tolist() == [row + 100 * view, bank.mirrored[view] + 100 * view]
+                assert at.tolist() == [row + 100 * view, FakeViews.flipped[view] + 100 * view]
         same += int((batch.rows[:P] == batch.rows[P:]).sum())
-    assert seen == {(row, view) for row in (rows or bank.rows) for view in range(5)}
+    assert seen == {(row, view) for row in (rows or FakeViews.rows) for view in range(5)}
     # half of the pairs are of one image by design, the others by chance
-    assert same / (60 * P) == pytest.approx(0.5 + 0.5 / len(rows or bank.rows), abs=0.12)
+    assert same / (60 * P) == pytest.approx(0.5 + 0.5 / len(rows or FakeViews.rows), abs=0.12)
+
+
+def test_a_flip_without_labels_is_not_drawn() -> None:
+    plain = Labels(**{name: value[:3] for name, value in vars(labels()).items() if name != "own"})
+    views: Any = FakeViews()
+    batch = draw_pairs(LabelledImages(plain, views, []), GRID, PARAMS, np.random.default_rng(0))[0]
+    assert not batch.flipped.any()
 
 
 def test_all_pairs_of_one_image_or_all_by_chance() -> None:
-    bank: Any = Bank()
-    taught = Taught(labels(), bank, 2)
+    given = images()
     for other, share in ((0.0, 1.0), (1.0, 0.25)):
-        params = TrainParams(**vars(PARAMS) | {"other": other, "pairs": 400})
-        rows = draw_pairs(bank, taught, params, np.random.default_rng(0))[0].rows
+        params = SelfTrainingParams(**vars(PARAMS) | {"other_image": other, "pairs": 400})
+        rows = draw_pairs(given, GRID, params, np.random.default_rng(0))[0].rows
         assert (rows[:400] == rows[400:]).mean() == pytest.approx(share, abs=0.07 * (share < 1))

@@ -1,10 +1,11 @@
 """Annotated points of images: artifacts/data/annotations.h5."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from uld.artifacts.files import read_arrays, write_arrays
@@ -52,3 +53,14 @@ def read_annotations(path: Path) -> Annotations:
         for name in names
     }
     return Annotations(arrays["images"], sets)
+
+
+def align(annotations: Annotations, images: NDArray[Any]) -> dict[str, AnnotationSet]:
+    """The mark-ups in the order of `images` (N,): xy (N, P, 2), NaN for an image without annotation."""
+    if not len(annotations.images):
+        return {}
+    row = pd.Index(annotations.images).get_indexer(pd.Index(images))
+    return {
+        name: replace(one, xy=np.where(row[:, None, None] < 0, np.float32(np.nan), one.xy[row]))
+        for name, one in annotations.sets.items()
+    }

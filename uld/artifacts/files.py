@@ -79,6 +79,18 @@ def write_json(path: Path, tree: dict[str, Any]) -> None:
         part.write_text(json.dumps(plain(tree, ""), indent=1, sort_keys=True) + "\n")
 
 
+def finite(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree without what `dvc metrics diff` cannot subtract: text, nulls, NaN; branches left empty go too."""
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            if below := finite(value):
+                out[key] = below
+        elif isinstance(value, (int, float, np.number)) and math.isfinite(value):
+            out[key] = value
+    return out
+
+
 def read_json(path: Path, made_by: str) -> Any:
     """JSON tree of `write_json`."""
     return json.loads(require(path, made_by).read_text())

@@ -27,7 +27,7 @@ class PoseCentroids:
 
 @dataclass(frozen=True)
 class Landmarks:
-    """What a table row discovered (artifacts/landmarks/V/landmarks.h5).
+    """What a table row discovered (artifacts/landmarks/<row>/landmarks.h5).
 
     centroids (K, D) float32; counts (K,) int64: sampled points a cluster; exemplar_image (K, E) int64 rows of boxes.csv
     and exemplar_xy (K, E, 2) float32 image pixels: the E training points nearest to each centroid, -1/NaN where fewer;
@@ -55,7 +55,7 @@ class Landmarks:
 
 
 def write_landmarks(path: Path, landmarks: Landmarks) -> None:
-    """Write artifacts/landmarks/V/landmarks.h5."""
+    """Write artifacts/landmarks/<row>/landmarks.h5."""
     arrays = {name: value for name, value in vars(landmarks).items() if name != "poses"}
     if landmarks.poses is not None:
         arrays |= {f"poses/{name}": value for name, value in given(landmarks.poses).items()}
@@ -63,7 +63,7 @@ def write_landmarks(path: Path, landmarks: Landmarks) -> None:
 
 
 def read_landmarks(path: Path) -> Landmarks:
-    """Read artifacts/landmarks/V/landmarks.h5."""
+    """Read artifacts/landmarks/<row>/landmarks.h5."""
     arrays = read_arrays(path, "discover")
     poses = {name.removeprefix("poses/"): arrays.pop(name) for name in list(arrays) if name.startswith("poses/")}
     return Landmarks(**arrays, poses=PoseCentroids(**poses) if poses else None)

@@ -14,6 +14,7 @@ from uld.base.errors import ArtifactError
 from uld.models.base import Model
 
 ABOUT, WEIGHTS = "model.json", "model.safetensors"
+KEYS = {"model", "args", "reads", "made_of", "views", "steps"}  # of model.json
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,13 @@ def load_model(folder: Path) -> Model:
     return model.eval()
 
 
-def _about(folder: Path) -> Any:
+def _about(folder: Path) -> dict[str, Any]:
     if not (folder / ABOUT).is_file():
         raise ArtifactError(f"{folder / ABOUT} is missing: run `dvc repro bootstrap` (or `train`).")
-    return json.loads((folder / ABOUT).read_text())
+    try:
+        about = json.loads((folder / ABOUT).read_text())
+    except json.JSONDecodeError:
+        about = None
+    if not isinstance(about, dict) or not about.keys() >= KEYS:
+        raise ArtifactError(f"{folder / ABOUT} describes no model: run `dvc repro` for it.")
+    return about

@@ -4,7 +4,6 @@ A list holds what the stage's script imports, and of each table (methods, models
 params.yaml makes this stage open. So a new method changes no list, and an edited one those of its own rounds and rows.
 """
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ Tree = dict[str, Any]  # params.yaml, or dvc.yaml
 
 # what params.yaml calls its tables, and the words of their lines that say what is opened
 STARTS, AGGREGATED, ROUNDS, ROWS = "starts", "aggregated", "rounds", "rows"
-MODEL, METHOD, BEGINS = "model", "method", "start"
+MODEL, METHOD, BEGINS, READS = "model", "method", "start", "reads"
 
 
 def lists(root: Path, graph: Tree, params: Tree) -> dict[str, str]:
@@ -33,7 +32,7 @@ def lists(root: Path, graph: Tree, params: Tree) -> dict[str, str]:
     _same_stages(root, graph)
     code = Code(root)
     return {
-        f"{stage}.txt" if key is None else f"{stage}/{key}.txt": _hashed(root, files(code, stage, key, params))
+        f"{stage}.txt" if key is None else f"{stage}/{key}.txt": _hashed(code, files(code, stage, key, params))
         for stage, key in instances(graph, params)
     }
 
@@ -42,7 +41,8 @@ def instances(graph: Tree, params: Tree) -> Iterator[tuple[str, str | None]]:
     """Every stage but `code`: its name, and its line where it is one of a `foreach`."""
     for stage, body in graph["stages"].items():
         if "foreach" in body:
-            yield from ((stage, str(key)) for key in find(params, str(body["foreach"]).strip("${} ")))
+            table = str(body["foreach"]).strip("${} ")
+            yield from ((stage, str(key)) for key in find(params, table) or {})
         elif stage != "code":
             yield stage, None
 
@@ -67,13 +67,15 @@ def opens(stage: str, key: str | None, params: Tree) -> list[tuple[str, str]]:
         case "backbone":
             return [("diffusion", find(params, f"backbones.{find(params, 'backbone')}.kind"))]
         case "bootstrap":
-            return [("starts", find(params, f"{STARTS}.{key}.{MODEL}")), _model(key, params), *_teacher(key, params)]
+            start = ("starts", find(params, f"{STARTS}.{key}.{MODEL}"))
+            return [start, _views(STARTS, key, params), _model(key, params), *_teacher(key, params)]
         case "aggregate":
-            return [_model(key, params)]
+            return [_views(AGGREGATED, key, params), _model(key, params)]
         case "cluster" | "train":
-            return [_method(ROUNDS, key, params), _model(key, params)]
+            return [_method(ROUNDS, key, params), _views(ROUNDS, key, params), _model(key, params)]
         case "discover":
-            return [_method(ROWS, key, params), _model(_begins(ROWS, key, params), params)]
+            own = _views(ROWS, key, params), _model(_begins(ROWS, key, params), params)
+            return [_method(ROWS, key, params), *own]
         case "predict":
             return [*opens("discover", key, params), *_providers(params)]
         case "features" | "regress" | "evaluate" | "report":
@@ -100,6 +102,11 @@ def _method(table: str, key: str | None, params: Tree) -> tuple[str, str]:
     return "methods", find(params, f"{table}.{key}.{METHOD}")
 
 
+def _views(table: str, key: str | None, params: Tree) -> tuple[str, str]:
+    """What shows a model its images, by the folder that it reads."""
+    return "sources", str(find(params, f"{table}.{key}.{READS}")).split("/")[0]
+
+
 def _begins(table: str, key: str | None, params: Tree) -> str:
     return str(find(params, f"{table}.{key}.{BEGINS}"))
 
@@ -122,5 +129,5 @@ def _same_stages(root: Path, graph: Tree) -> None:
         raise ParamsError(f"stage '{name}': {lacks}. Take the dvc.yaml of this version: `uld new . --update`.")
 
 
-def _hashed(root: Path, names: list[str]) -> str:
-    return "".join(f"{hashlib.sha256((root / name).read_bytes()).hexdigest()}  {name}\n" for name in names)
+def _hashed(code: Code, names: list[str]) -> str:
+    return "".join(f"{code.fingerprint(name)}  {name}\n" for name in names)

@@ -1,6 +1,7 @@
 """Which files of the package a script runs: its imports, those of its imports, and what its tables open by name."""
 
 import ast
+import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,15 @@ class Code:
             raise ParamsError(f"params.yaml: uld/{room} has no '{name}': choose one of {', '.join(table)}.")
         return table[name].split(":")[0].replace(".", "/") + ".py"
 
+    def fingerprint(self, name: str) -> str:
+        """SHA-256 of a file without the entries of its literal tables: a new one changes no other's stage."""
+        path = self.root / name
+        text = path.read_bytes()
+        if path.suffix == ".py" and (entries := set(_entry_lines(self._tree(path)))):
+            lines = enumerate(text.splitlines(keepends=True), 1)
+            text = b"".join(line for number, line in lines if number not in entries)
+        return hashlib.sha256(text).hexdigest()
+
     def _tree(self, path: Path) -> ast.Module:
         if path not in self._parsed:
             self._parsed[path] = ast.parse(path.read_text(encoding="utf-8"))
@@ -77,14 +87,25 @@ class Code:
 
 def _table(tree: ast.Module) -> dict[str, str]:
     """The literal tables of a module: name -> "module:Class"."""
-    pairs = [
-        (key.value, value.value)
-        for node in tree.body
-        if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Dict)
-        for key, value in zip(node.value.keys, node.value.values, strict=True)
-        if isinstance(key, ast.Constant) and isinstance(value, ast.Constant)
-    ]
-    return {str(name): opened for name, opened in pairs if isinstance(opened, str) and ENTRY.fullmatch(opened)}
+    return {str(key.value): str(value.value) for key, value in _entries(tree)}
+
+
+def _entry_lines(tree: ast.Module) -> Iterator[int]:
+    """Lines on which entries of literal tables stand, counted from 1."""
+    for key, value in _entries(tree):
+        yield from range(key.lineno, (value.end_lineno or value.lineno) + 1)
+
+
+def _entries(tree: ast.Module) -> Iterator[tuple[ast.Constant, ast.Constant]]:
+    for node in tree.body:
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Dict):
+            for key, value in zip(node.value.keys, node.value.values, strict=True):
+                if isinstance(key, ast.Constant) and isinstance(value, ast.Constant) and _opens(value.value):
+                    yield key, value
+
+
+def _opens(value: object) -> bool:
+    return isinstance(value, str) and ENTRY.fullmatch(value) is not None
 
 
 def _run(node: ast.AST) -> Iterator[ast.AST]:

@@ -24,8 +24,14 @@ from uld.base.errors import ParamsError
 T = TypeVar("T")
 
 CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
-# keys of the first version's params.yaml -> what they are called now
-RENAMED = {"variants": "rows", "steps": "methods", "networks": "stores"}
+# tables of the first version's params.yaml -> what they are called now
+RENAMED = {"variants": "rows", "steps": "methods", "networks": "stores", "keypoints": "starts.*.train.keypoints"}
+RENAMED_IN_LINES = {  # keys that lines of its tables had
+    "head": "`head: frozen` is `model: frozen` and `head: learned` is `model: heads` in starts",
+    "step": "`step: X` is `method: X`",
+    "features": "`features: X` is `reads: features/X`",
+}
+WITH_LINES = ("starts", "aggregated", "rounds", "rows", "variants")
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -38,6 +44,8 @@ def load(path: Path) -> dict[str, Any]:
         raise ParamsError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ParamsError(f"{path} must hold a mapping of keys to values.")
+    if path.name == "params.yaml" and (said := outdated(tree, str(path))):
+        raise ParamsError(said)
     return tree
 
 
@@ -62,10 +70,10 @@ def find(tree: dict[str, Any], key: str, where: str = "params.yaml") -> Any:
     """
     block: Any = tree
     done: list[str] = []
-    if key.split(".")[0] not in tree and (said := outdated(tree, where)):
-        raise ParamsError(said)
     for name in key.split("."):
         if not isinstance(block, dict) or name not in block:
+            if said := outdated(tree, where):
+                raise ParamsError(said)
             there = ", ".join(map(str, block)) if isinstance(block, dict) else "no keys"
             place = ".".join(done) or "the top"
             raise ParamsError(f"{where}: key '{key}' is missing: no '{name}' under {place} (there: {there}).")
@@ -77,6 +85,9 @@ def find(tree: dict[str, Any], key: str, where: str = "params.yaml") -> Any:
 def outdated(tree: dict[str, Any], where: str = "params.yaml") -> str:
     """What was renamed, if a tree has keys that an earlier version of uld called so; else nothing."""
     old = [f"{name} is {RENAMED[name]} now" for name in RENAMED if name in tree and RENAMED[name] not in tree]
+    tables = [tree[name] for name in WITH_LINES if isinstance(tree.get(name), dict)]
+    keys = {key for table in tables for line in table.values() if isinstance(line, dict) for key in line}
+    old += [said for key, said in RENAMED_IN_LINES.items() if key in keys]
     if not old:
         return ""
     return (
@@ -97,8 +108,8 @@ def build(kind: type[T], block: Any, key: str, where: str = "params.yaml") -> T:
 
 
 def _meant(kind: Any, block: Any, place: str) -> Any:
-    """Of a union of blocks, the one whose literal `kind` (or `head`) is the block's: only its own errors are told."""
-    for key in ("kind", "head"):
+    """Of a union of blocks, the one whose literal `kind` (or `loss`) is the block's: only its own errors are told."""
+    for key in ("kind", "loss"):
         table = {name: one for one in get_args(kind) for name in get_args(getattr(one, "__annotations__", {}).get(key))}
         if table:
             chosen = block.get(key) if isinstance(block, dict) else block

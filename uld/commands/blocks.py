@@ -4,20 +4,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from uld import datasets, methods, roi
+from uld import datasets, methods, models, roi, starts
 from uld.base import params
 from uld.base.errors import ParamsError
-from uld.detector import RoundParams, RowParams
 from uld.diffusion.aggregated import AggregatedParams
-from uld.diffusion.extract import NetworkParams
+from uld.diffusion.extract import StoreParams
 from uld.diffusion.extractor import ReadoutParams
 from uld.diffusion.pinned import PinnedParams
 from uld.diffusion.reduce import ReduceParams
 from uld.diffusion.training import TrainParams
 from uld.evaluate.protocols import EvaluateParams
-from uld.models.frozen import FrozenParams
+from uld.methods.lines import RoundParams, RowParams
 from uld.report.source import ReportParams
-from uld.training.bootstrap import BootstrapParams, teacher
+from uld.training.bootstrap import teacher
+
+CROPS = "roi/crops"
+FEATURES = "features/"
 
 BLOCKS: dict[str, Any] = {
     "seed": int,
@@ -32,130 +34,195 @@ BLOCKS: dict[str, Any] = {
     "evaluate": EvaluateParams,
     "report": ReportParams,
 }
-TABLES: dict[str, Callable[[str], Any]] = {  # a table's name -> the type of its block of a given name
-    "datasets": lambda name: datasets.kind(name).Params,
-    "roi_providers": lambda name: roi.kind(name).Params,
-    "backbones": lambda name: TrainParams | PinnedParams,
-    "networks": lambda name: NetworkParams,
-    "keypoints": teacher,
-    "starts": lambda name: FrozenParams | BootstrapParams,
-    "aggregated": lambda name: AggregatedParams,
-    "variants": lambda name: RowParams,
-    "steps": lambda name: methods.load(name).Params,
-    "rounds": lambda name: RoundParams,
+TABLES: dict[str, Callable[[str, Any], Any]] = {  # a table's name -> the type of a line, by its name and its text
+    "datasets": lambda name, _: datasets.kind(name).Params,
+    "roi_providers": lambda name, _: roi.kind(name).Params,
+    "backbones": lambda *_: TrainParams | PinnedParams,
+    "stores": lambda *_: StoreParams,
+    "starts": lambda _, line: starts.load(line.get("model")).Params,
+    "aggregated": lambda *_: AggregatedParams,
+    "rounds": lambda *_: RoundParams,
+    "rows": lambda *_: RowParams,
 }
+METHODS = "methods"  # a table with two blocks a line
+
+Tree = dict[str, Any]
 
 
-def read(key: str, tree: dict[str, Any]) -> Any:
-    """The block at `key` ("roi", "starts.frozen") as its type.
+def read(key: str, tree: Tree) -> Any:
+    """The block at `key` ("roi", "starts.frozen", "methods.duld.train") as its type.
 
     Raises:
         ParamsError: it is missing or wrong.
     """
-    table, _, name = key.partition(".")
-    block = tree.get(table)
-    if name:
-        if not isinstance(block, dict) or name not in block:
-            raise ParamsError(f"params.yaml: key '{key}' is missing.")
-        return params.build(TABLES[table](name), block[name], key)
-    if table not in tree:
-        raise ParamsError(f"params.yaml: key '{key}' is missing.")
-    return params.build(BLOCKS[table], block, key)
+    block = params.find(tree, key)
+    return params.build(_kind(key, block), block, key)
+
+
+def _kind(key: str, block: Any) -> Any:
+    """The type of a block."""
+    table, *names = key.split(".")
+    if not names:
+        return BLOCKS[table]
+    if table == METHODS:
+        return parts(names[0])[names[1]]
+    if not isinstance(block, dict):
+        raise ParamsError(f"params.yaml: {key}: must be a mapping of keys to values, not {block!r}.")
+    try:
+        return TABLES[table](names[0], block)
+    except ParamsError as error:
+        raise ParamsError(f"params.yaml: {key}: {error}") from error
+
+
+def parts(method: str) -> dict[str, Any]:
+    """The blocks of a method and their types: `cluster` and, of a method with rounds, `train`.
+
+    Raises:
+        ParamsError: there is no such method.
+    """
+    kind = methods.load(method)
+    return {"cluster": kind.Cluster} | ({} if kind.Train is None else {"train": kind.Train})
 
 
 def problems(path: Path) -> list[str]:
     """What is wrong with params.yaml, unused blocks included: a message each; wrong references if all else is right."""
     tree = params.load(path)
-    keys = [*BLOCKS]
-    for table in TABLES:
-        keys += [f"{table}.{name}" for name in tree.get(table) or {}]
-    unknown = [key for key in tree if key not in BLOCKS and key not in TABLES]
-    if set(unknown) & params.RENAMED.keys():
-        return [params.outdated(tree, str(path))]
-    found = [f"{path}: {key}: unknown key (misspelt?)" for key in unknown]
+    if old := params.outdated(tree, str(path)):
+        return [old]
+    known = [*BLOCKS, *TABLES, METHODS]
+    found = [f"{path}: {key}: unknown key (misspelt?)" for key in tree if key not in known]
+    found += [f"{path}: key '{key}' is missing." for key in known if key not in tree]
+    if misshapen := [name for name in (*TABLES, METHODS) if not isinstance(tree.get(name) or {}, dict)]:
+        return found + [f"{path}: {name}: must be a table of lines." for name in misshapen]
+    tree |= {name: tree.get(name) or {} for name in (*TABLES, METHODS)}
+    found += _wrong(tree, path)
+    return found or [f"{path}: {said}" for said in _dangling(tree)]
+
+
+def _wrong(tree: Tree, path: Path) -> Iterator[str]:
+    """Blocks that their stage would refuse."""
+    keys = [key for key in BLOCKS if key in tree]
+    keys += [f"{table}.{name}" for table in TABLES for name in tree[table]]
+    for method, line in tree[METHODS].items():
+        key = f"{METHODS}.{method}"
+        try:
+            wanted = parts(method)
+        except ParamsError as error:
+            yield f"{path}: {key}: {error}"
+            continue
+        keys += [f"{key}.{part}" for part in wanted]
+        if isinstance(line, dict):
+            yield from (f"{path}: {key}.{part}: unknown key (misspelt?)" for part in line if part not in wanted)
     for key in keys:
         try:
-            read(key, tree)
+            _check(key, tree)
         except ParamsError as error:
-            found.append(str(error))
-    return found or list(_dangling(tree, path))
+            yield str(error)
 
 
-def _dangling(tree: dict[str, Any], path: Path) -> Iterator[str]:
-    tree = tree | {name: tree.get(name) or {} for name in TABLES}
-    tables = {name: list(tree[name]) for name in TABLES}
-    tables["starts or rounds"] = [*tables["starts"], *tables["rounds"]]
-    tables["networks or aggregated"] = [*tables["networks"], *tables["aggregated"]]
+def _check(key: str, tree: Tree) -> None:
+    """Read a block; of a start that is trained, what teaches its detector too."""
+    block = read(key, tree)
+    if key.startswith("starts.") and hasattr(block, "train"):
+        teacher(block.train.keypoints, f"{key}.train.keypoints")
+
+
+# --- names by which blocks refer to others ---
+
+
+def _dangling(tree: Tree) -> list[str]:
+    """Names that no line has, and lines that do not go together; what they read, when all else is right."""
+    found = [*_absent(tree), *_twice(tree), *_of_starts(tree), *_of_aggregated(tree), *_of_rounds(tree)]
+    return found or list(_of_lines(tree))
+
+
+def _absent(tree: Tree) -> Iterator[str]:
+    begun = [*tree["starts"], *tree["aggregated"], *tree["rounds"]]
+    tables = {name: list(tree[name]) for name in (*TABLES, METHODS)} | {"starts, aggregated or rounds": begun}
     for key, name, table in _references(tree):
         if name not in tables[table]:
-            yield f"{path}: {key}: '{name}' is no line of {table}, which has {', '.join(tables[table]) or 'none'}."
-    yield from (f"{path}: {said}" for said in (*_order(tree), *_resting(tree), *_unstored(tree)))
+            yield f"{key}: '{name}' is no line of {table}, which has {', '.join(tables[table]) or 'none'}."
 
 
-def _references(tree: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _references(tree: Tree) -> Iterator[tuple[str, str, str]]:
     """(key, the name that stands there, the table that must have it)."""
     yield "dataset", tree["dataset"], "datasets"
     yield "backbone", tree["backbone"], "backbones"
-    yield "report.row", tree["report"]["row"], "variants"
+    yield "report.row", tree["report"]["row"], "rows"
     for name in tree["roi"]["providers"]:
         yield "roi.providers", name, "roi_providers"
-    targets = {"keypoints": "keypoints", "start": "starts or rounds", "step": "steps"}
-    for table in ("starts", "rounds", "variants"):
-        wanted = targets | {"features": "networks" if table == "starts" else "networks or aggregated"}
-        for name, one in tree[table].items():
-            yield from ((f"{table}.{name}.{key}", one[key], wanted[key]) for key in wanted if key in one)
+    for name, line in tree["aggregated"].items():
+        yield f"aggregated.{name}.start", line["start"], "starts"
+    for table in ("rounds", "rows"):
+        for name, line in tree[table].items():
+            yield f"{table}.{name}.start", line["start"], "starts, aggregated or rounds"
+            yield f"{table}.{name}.method", line["method"], METHODS
 
 
-def _order(tree: dict[str, Any]) -> Iterator[str]:
-    """Rounds start from rounds above them; rows that end a round see the features that it was trained on."""
-    rounds = list(tree["rounds"])
-    for number, (name, one) in enumerate(tree["rounds"].items()):
-        if name in tree["starts"]:
-            yield f"rounds.{name}: starts has a line of this name, and both keep a model in artifacts/rounds/{name}."
-        elif one["start"] == name:
-            yield f"rounds.{name}.start: a round cannot start from itself: name a line of starts or an earlier round."
-        elif one["start"] in rounds[number:]:
-            yield f"rounds.{name}.start: '{one['start']}' is a later round: name a line of starts or an earlier round."
-    for name, one in tree["variants"].items():
-        if one["start"] in rounds and one["features"] != (seen := tree["rounds"][one["start"]]["features"]):
-            yield (
-                f"variants.{name}.features: '{one['features']}' is not what round '{one['start']}' was trained on: "
-                f"rows that start from it have features: {seen}."
-            )
+def _twice(tree: Tree) -> Iterator[str]:
+    """Names of two lines whose artifacts would have one place."""
+    kept = [("stores", "aggregated", "artifacts/features")]
+    kept += [(*pair, "artifacts/rounds") for pair in (("starts", "aggregated"), ("starts", "rounds"))]
+    kept += [("aggregated", "rounds", "artifacts/rounds")]
+    for first, second, place in kept:
+        for name in tree[second]:
+            if name in tree[first]:
+                yield f"{second}.{name}: {first} has a line of this name, and both are kept in {place}: rename one."
 
 
-def _resting(tree: dict[str, Any]) -> Iterator[str]:
-    """Aggregators that rest are those of learned starts; what reads their maps begins there and goes on with them."""
-    resting = [name for name in tree["aggregated"] if name not in tree["networks"]]
-    for name, one in tree["aggregated"].items():
-        start = tree["starts"].get(name, {})
-        if name not in resting:
-            yield f"aggregated.{name}: networks has a line of this name, and both are kept in artifacts/features."
-        elif start.get("head") != "learned":
-            yield f"aggregated.{name}: it must have the name of a line of starts with head: learned."
-        elif one["features"] != start["features"]:
-            yield (
-                f"aggregated.{name}.features: '{one['features']}' is not what start '{name}' was trained on: "
-                f"let it be {start['features']}."
-            )
-    rounds = tree["rounds"]
-    lines = {f"rounds.{name}": one for name, one in rounds.items()}
-    lines |= {f"variants.{name}": one for name, one in tree["variants"].items() if one["start"] not in rounds}
-    for key, one in lines.items():
-        before = rounds[one["start"]]["features"] if one["start"] in rounds else one["start"]
-        if one["features"] in resting and before != one["features"]:
-            yield (
-                f"{key}.features: '{one['features']}' holds what the aggregator of that start made: begin there, or at "
-                "a round that reads it too."
-            )
-
-
-def _unstored(tree: dict[str, Any]) -> Iterator[str]:
-    """Layers and timesteps that a start reads and the feature stores lack."""
+def _of_starts(tree: Tree) -> Iterator[str]:
+    """Starts on features read a store that there is, and of it layers and timesteps that are stored."""
+    stores = [f"{FEATURES}{name}" for name in tree["stores"]]
     for name, start in tree["starts"].items():
-        for part in ("", ".projection", ".model"):
+        there = [CROPS] if models.kind(start["model"]).reads_pixels else stores
+        if start["reads"] not in there:
+            yield (
+                f"starts.{name}.reads: a model '{start['model']}' cannot read '{start['reads']}': it reads "
+                f"{' or '.join(there) or 'a line of stores, which has none'}."
+            )
+        for part in ("", ".projection", ".network"):
             block = start.get(part[1:], {}) if part else start
             for key in ("layers", "timesteps"):
                 absent = [one for one in block.get(key, []) if one not in tree["readout"][key]]
                 if absent:
                     yield f"starts.{name}{part}.{key}: {absent} are not in readout.{key}, so they are not stored."
+
+
+def _of_aggregated(tree: Tree) -> Iterator[str]:
+    """Aggregated starts are those of a start with an aggregator."""
+    for name, line in tree["aggregated"].items():
+        start = tree["starts"].get(line["start"])
+        if start is None:
+            continue
+        if start["model"] != "heads":
+            yield f"aggregated.{name}.start: '{line['start']}' has no aggregator: name a start of model heads."
+        elif line["reads"] != start["reads"]:
+            yield _unread(f"aggregated.{name}", line, start["reads"])
+
+
+def _of_rounds(tree: Tree) -> Iterator[str]:
+    """Rounds start from rounds above them, and their method can train."""
+    rounds = list(tree["rounds"])
+    for number, (name, line) in enumerate(tree["rounds"].items()):
+        if line["start"] == name:
+            yield f"rounds.{name}.start: a round cannot start from itself: name a line of starts or an earlier round."
+        elif line["start"] in rounds[number:]:
+            yield f"rounds.{name}.start: '{line['start']}' is a later round: name a line of starts or an earlier round."
+        if line["method"] in tree[METHODS] and "train" not in parts(line["method"]):
+            yield f"rounds.{name}.method: '{line['method']}' trains nothing: choose a method that has a block `train`."
+
+
+def _of_lines(tree: Tree) -> Iterator[str]:
+    """Rounds and rows read what the model reads that they begin at."""
+    seen = {name: line["reads"] for name, line in tree["starts"].items()}
+    seen |= {name: f"{FEATURES}{name}" for name in tree["aggregated"]}
+    for name, line in tree["rounds"].items():
+        seen[name] = seen[line["start"]]
+    for table in ("rounds", "rows"):
+        for name, line in tree[table].items():
+            if line["reads"] != seen[line["start"]]:
+                yield _unread(f"{table}.{name}", line, seen[line["start"]])
+
+
+def _unread(key: str, line: dict[str, str], right: str) -> str:
+    return f"{key}.reads: '{line['reads']}' is not what the model of '{line['start']}' reads: let it be {right}."

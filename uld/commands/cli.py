@@ -84,7 +84,7 @@ def table(
     published: Annotated[bool, typer.Option("--published", help="With the paper's errors, on other images.")] = False,
     format: Annotated[Format, typer.Option(help="For the terminal, as Markdown, or with plain numbers.")] = Format.text,
 ) -> None:
-    """Show the results of a project: a line a row of its table `variants`.
+    """Show the results of a project: a line a row of its table `rows`.
 
     Errors stand with their 95 % interval over test images; docs/evaluation.md says how to read them. With
     --experiments or --kept, runs that differ in nothing but the seed share a line, and other params that differ are
@@ -122,7 +122,7 @@ def _refuse_together(experiments: bool, kept: Path | None, write: Path | None, a
         raise ULDError("--all prints tables with different columns: for CSV name a --project.")
 
 
-@app.command(epilog="`uld grid duld_pp steps.duld_pp.cluster.landmarks steps.duld_pp.cluster.poses`")
+@app.command(epilog="`uld grid duld_pp methods.duld_pp.cluster.poses.landmarks methods.duld_pp.cluster.poses.poses`")
 def grid(
     row: Annotated[str, typer.Argument(help="A row of the results table.")],
     x: Annotated[str, typer.Argument(help="A key of params.yaml in which the experiments differ.")],
@@ -196,20 +196,20 @@ def new(
     _run(work)
 
 
-@app.command(epilog="`uld rounds duld 5`, `uld rounds duld_pp 3 --start pose`")
+@app.command(epilog="`uld rounds duld 5`, `uld rounds duld_pp 3 --start pose_proxy-1`")
 def rounds(
-    step: Annotated[str, typer.Argument(help="A block of `steps`.")],
+    method: Annotated[str, typer.Argument(help="A block of `methods`.")],
     count: Annotated[int, typer.Argument(metavar="N", help="Number of rounds.")],
     start: Annotated[
-        str | None, typer.Option(help="Where the first one starts; else as now, or where something can be trained.")
+        str | None, typer.Option(help="Where the first one starts; else as now, or the first start that is trained.")
     ] = None,
 ) -> None:
-    """Write N lines STEP-1 ... STEP-N into the table `rounds` of params.yaml, each starting from the one before."""
+    """Write N lines METHOD-1 ... METHOD-N into the table `rounds` of params.yaml, each starting from the one before."""
 
     def work() -> None:
         from uld.commands import rounds
 
-        for line in rounds.chain(PARAMS, step, count, start):
+        for line in rounds.chain(PARAMS, method, count, start):
             print(line)
 
     _run(work)

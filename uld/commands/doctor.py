@@ -20,7 +20,7 @@ from uld.base import params, runtime
 from uld.base.errors import ArtifactError, NotInstalled, ULDError
 from uld.commands import blocks
 from uld.diffusion import backbone, pinned
-from uld.diffusion.extract import NetworkParams
+from uld.diffusion.extract import StoreParams
 from uld.diffusion.training import TrainParams
 from uld.models import aggregator
 
@@ -174,10 +174,10 @@ def split_of(tree: dict[str, Any]) -> tuple[int, int]:
     return len(files) - tested, tested
 
 
-def items(tree: dict[str, Any], network: NetworkParams, split: tuple[int, int]) -> int:
+def items(tree: dict[str, Any], store: StoreParams, split: tuple[int, int]) -> int:
     """Images in views that a store holds: training images in those of the bank, test images untouched and warped."""
     train, test = split
-    return train * len(network.views) + test * (1 + int(blocks.read("evaluate", tree).warps.count))
+    return train * len(store.views) + test * (1 + int(blocks.read("evaluate", tree).warps.count))
 
 
 def _provider(name: str, tree: dict[str, Any]) -> str:
@@ -214,7 +214,7 @@ def _disk(tree: dict[str, Any]) -> str:
     if need > there:
         raise ArtifactError(
             f"feature stores of up to {need / 1e9:.1f} GB do not fit into {there / 1e9:.1f} GB: set `reduce` or "
-            "networks.*.keep: latents, or take fewer views, layers or timesteps (`uld doctor --plan`)."
+            "stores.*.keep: latents, or take fewer views, layers or timesteps (`uld doctor --plan`)."
         )
     return f"{there / 1e9:.1f} GB free; feature stores take up to {need / 1e9:.2f} GB"
 
@@ -228,7 +228,7 @@ def free(folder: Path) -> int:
 def store_bytes(tree: dict[str, Any]) -> int:
     """Bytes of all feature stores: float16, each image in each of its views, its latent or each timestep and layer.
 
-    And the maps of the aggregators that rest.
+    And the maps of frozen trunks.
 
     Up block i of n has the width of the i-th down block from behind, and its resnets run at 1 / 2^(n - 1 - i) of the
     latent's side.
@@ -244,24 +244,24 @@ def store_bytes(tree: dict[str, Any]) -> int:
         stored = channels if reduction is None else min(reduction.dims, channels)
         cells += stored * (side >> (len(widths) - 1 - block)) ** 2
     kept = {"features": len(readout.timesteps) * cells, "latents": latent * side**2}
-    networks = [blocks.read(f"networks.{name}", tree) for name in tree["networks"]]
+    stores = [blocks.read(f"stores.{name}", tree) for name in tree["stores"]]
     split = split_of(tree)
-    own = 2 * sum(items(tree, network, split) * kept[network.keep] for network in networks)
-    return own + map_bytes(tree, list(tree.get("aggregated") or {}))
+    own = 2 * sum(items(tree, store, split) * kept[store.keep] for store in stores)
+    frozen = [line["start"] for line in (tree["aggregated"] or {}).values()]
+    return own + sum(map_bytes(tree, start) for start in frozen)
 
 
-def map_bytes(tree: dict[str, Any], starts: list[str]) -> int:
-    """Bytes of what is at rest in learned starts: float16, of each image in each of its views."""
-    networks = [blocks.read(f"networks.{blocks.read(f'starts.{name}', tree).features}", tree) for name in starts]
-    split, pairs = split_of(tree), zip(starts, networks, strict=True)
-    return sum(2 * items(tree, network, split) * map_numbers(tree, name) for name, network in pairs)
+def map_bytes(tree: dict[str, Any], start: str) -> int:
+    """Bytes of what the trunk of a start makes: float16, of each image in each of its views."""
+    store = blocks.read(f"stores.{tree['starts'][start]['reads'].removeprefix(blocks.FEATURES)}", tree)
+    return 2 * items(tree, store, split_of(tree)) * map_numbers(tree, start)
 
 
-def map_numbers(tree: dict[str, Any], name: str) -> int:
-    """Numbers a view of what is at rest in a learned start: D + W a cell."""
-    start = blocks.read(f"starts.{name}", tree)
-    width = start.model.width if start.model.published is None else aggregator.PUBLISHED["width"]
-    return int((start.projection.dims + width) * start.projection.grid**2)
+def map_numbers(tree: dict[str, Any], start: str) -> int:
+    """Numbers a view of what the trunk of a start makes: D + W a cell."""
+    block = blocks.read(f"starts.{start}", tree)
+    width = block.network.width if block.network.published is None else aggregator.PUBLISHED["width"]
+    return int((block.projection.dims + width) * block.projection.grid**2)
 
 
 def _unet(tree: dict[str, Any]) -> tuple[list[int], int, int]:

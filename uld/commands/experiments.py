@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,14 +22,12 @@ Settings = dict[str, str]  # dotted key of params.yaml -> its value as text
 class Run:
     """One run of the project's pipeline.
 
-    code: which code it is of: a commit, or the words of a table of runs. rows: name -> metrics. rounds: name -> the
-    figures of its pose clusters, as `poses`.
+    code: which code it is of: a commit, or the words of a table of runs. rows: name -> metrics.
     """
 
     code: str
     settings: Settings
     rows: dict[str, Tree]
-    rounds: dict[str, Tree] = field(default_factory=dict)
 
 
 def kept_by_dvc() -> list[Run]:
@@ -156,8 +154,8 @@ def _run(code: str, data: Any, project: PurePosixPath) -> Run:
     settings = {"seed": "-"} | {key: _text(value) for key, value in leaves(params)}
     if os.path.isabs(settings.get("source", "")):  # a queued run names by its full path what is not in Git
         settings["source"] = os.path.relpath(settings["source"])
-    rows = {name: one for name, one in trees.items() if "landmarks" in one}  # not the backbone's, not a head's
-    return Run(code, settings, rows, {name: {"poses": one} for name, one in trees.get("poses", {}).items()})
+    rows = {name: one for name, one in trees.items() if "landmarks" in one}  # not the backbone's
+    return Run(code, settings, rows)
 
 
 def _text(value: Any) -> str:

@@ -1,8 +1,8 @@
 """Tables of runs, kept beside a project as CSV: a line a row and seed, and the params in which the runs differ.
 
 seeds.csv holds what `make study NAME=... SEEDS=...` ran. Columns: `row`, `seed`, `code` (the commit that ran, or
-words), `params.<key>` where runs differ in it, then figures by their path in metrics/<row>.json. A line of a round of
-D-ULD++ has the figures of its pose clusters only.
+words), `params.<key>` where runs differ in it, then figures by their path in metrics/<row>.json. Tables of the first
+version also have lines of rounds, with figures of their pose clusters only: they are kept, and are no rows.
 """
 
 import re
@@ -73,7 +73,7 @@ def _lines(runs: list[Run]) -> Iterator[dict[str, Any]]:
     for run in runs:
         seed = {"seed": run.settings["seed"], "code": run.code}
         settings = {PREFIX + key: value for key, value in run.settings.items() if key != "seed"}
-        for name, tree in (run.rows | run.rounds).items():
+        for name, tree in run.rows.items():
             figures = {path: value for path, value in leaves(tree) if FIGURES.fullmatch(path)}
             yield {"row": name, **seed, **settings, **figures}
 

@@ -2,7 +2,8 @@
 
 What it needs lies in the folder `project` beside this file, so that an installed package has it too. dvc.yaml,
 params.yaml, the DVC settings and the plot templates there are copies: the root of the repository holds the originals,
-because they run there, and `make copies` and a test keep the copies equal.
+because they run there, and `make copies` and a test keep the copies equal. The copy of dvc.yaml is called graph.yaml,
+since DVC takes every dvc.yaml of a repository for a pipeline that is to run.
 """
 
 import os
@@ -156,7 +157,7 @@ def _write_params(folder: Path, source: Path, landmarks: int, code: str) -> None
 
 def _write_versioned(folder: Path, root: Path | None) -> None:
     """dvc.yaml; and where the installed package runs, the files by which DVC sees that another version does."""
-    shutil.copyfile(FILES / "dvc.yaml", folder / "dvc.yaml")
+    shutil.copyfile(FILES / "graph.yaml", folder / "dvc.yaml")
     if root is None:
         for part in ("uld", "stages"):
             (folder / OWN / part).mkdir(parents=True, exist_ok=True)

@@ -24,10 +24,9 @@ from uld.base.scratch import scratch_root
 from uld.commands import blocks, doctor
 from uld.diffusion import backbone, pinned, training
 from uld.diffusion.backbone import DTYPES, Backbone, Codec
-from uld.diffusion.extract import NetworkParams
+from uld.diffusion.extract import StoreParams
 from uld.diffusion.extractor import Extractor
 from uld.diffusion.store import IN_FLIGHT
-from uld.training.bootstrap import BootstrapParams
 
 EFFICIENCY = 0.5  # of a matrix product's speed; benchmarks/bench_sd.py prints what this machine reaches
 TOKENS = 77  # of the empty text
@@ -117,18 +116,16 @@ def _hollow(tree: dict[str, Any]) -> Backbone:
 
 def ways(tree: dict[str, Any], one: Pass) -> Iterator[Way]:
     """The ways that there are, for the data set and the rounds of params.yaml."""
-    split, tree = doctor.split_of(tree), tree | {"rounds": tree["rounds"] or {}}
-    networks = {name: blocks.read(f"networks.{name}", tree) for name in tree["networks"]}
+    split, tree = doctor.split_of(tree), tree | {name: tree[name] or {} for name in ("aggregated", "rounds", "rows")}
+    stores = {name: blocks.read(f"stores.{name}", tree) for name in tree["stores"]}
     reduction = blocks.read("reduce", tree)
     dims = 64 if reduction is None else reduction.dims
-    views = [doctor.items(tree, network, split) for network in networks.values()]
-    table = tree.get("aggregated") or {}
-    rests = any(line["features"] in table for line in (*tree["rounds"].values(), *tree["variants"].values()))
-    roots = {_root(tree, line) for line in tree["rounds"].values()}
-    resting = list(table) or [name for name in sorted(roots) if tree["starts"][name]["head"] == "learned"]
-    passes = [sum(_reads(tree, *one, split, some) for one in networks.items()) for some in ([], resting)]
+    views = [doctor.items(tree, store, split) for store in stores.values()]
+    rests = any(_aggregated(tree, line) for line in (*tree["rounds"].values(), *tree["rows"].values()))
+    resting = [line["start"] for line in tree["aggregated"].values()] or _with_trunk(tree)
+    passes = [sum(_reads(tree, *one, split, some) for one in stores.items()) for some in ([], resting)]
     online, once = (sum(views) * one.encode + count * one.read for count in passes)
-    latents = {network.keep == "latents" for network in networks.values()}
+    latents = {store.keep == "latents" for store in stores.values()}
     fill = sum(views) * (one.encode + one.read)
     kept = latents == {False}
 
@@ -141,7 +138,7 @@ def ways(tree: dict[str, Any], one: Pass) -> Iterator[Way]:
     plain = [
         way("features as they are (reduce: null)", None, False, fill, kept and own is None),
         way(f"features of {dims} channels (reduce)", dims, False, fill, kept and own is not None),
-        way("latents (networks.*.keep: latents)", own, True, online, latents == {True}),
+        way("latents (stores.*.keep: latents)", own, True, online, latents == {True}),
     ]
     yield from (replace(each, chosen=each.chosen and not rests) for each in plain)
     below = next((each for each in plain if rests and each.chosen), plain[-1])  # what the maps are made of stays
@@ -149,8 +146,8 @@ def ways(tree: dict[str, Any], one: Pass) -> Iterator[Way]:
     maps = max((doctor.map_numbers(tree, name) for name in resting), default=0)
     written, read = runtime.batch_size() * _written(maps), READ * _ahead(tree) * maps
     held = max(below.memory + runtime.wanted_processes() * written, runtime.wanted_processes() * read)
-    stores = (*below.stores, *(doctor.map_bytes(tree, [name]) for name in resting))
-    yield Way("and aggregated maps (aggregated)", stores, held, flop, rests)
+    sizes = (*below.stores, *(doctor.map_bytes(tree, name) for name in resting))
+    yield Way("and aggregated maps (aggregated)", sizes, held, flop, rests)
 
 
 def _given(one: Pass, dims: int | None) -> dict[str, int]:
@@ -178,7 +175,9 @@ def memory(tree: dict[str, Any], one: Pass, images: int, dims: int | None, laten
     samples = [0]
     for name in tree["starts"]:
         start = blocks.read(f"starts.{name}", tree)
-        spec = start.projection if isinstance(start, BootstrapParams) else start
+        if start.reads == blocks.CROPS:
+            continue
+        spec = getattr(start, "projection", start)
         layers = {f"l{i}{j}" for i, j in spec.layers}
         channels = sum(count for key, count in given.items() if key.split("_")[0] in layers)
         samples.append(min(images, spec.images) * spec.points * channels)
@@ -198,46 +197,14 @@ def _written(numbers: int) -> int:
 def _ahead(tree: dict[str, Any]) -> int:
     """Views that a stage holds at a time, at most: a batch, or the coming steps of a training."""
     starts = [blocks.read(f"starts.{name}", tree) for name in tree["starts"]]
-    steps: list[Any] = [blocks.read(f"steps.{line['step']}", tree) for line in tree["rounds"].values()]
-    views = [2 * start.pairs for start in starts if isinstance(start, BootstrapParams)]
-    views += [_views(step.train) for step in steps]
-    return max(runtime.batch_size(), (runtime.workers() + 1) * max(views, default=0))
+    trained = [start.train for start in starts if start.reads != blocks.CROPS and hasattr(start, "train")]
+    trained += [_training(tree, line) for line in (tree["rounds"] or {}).values() if line["reads"] != blocks.CROPS]
+    return max(runtime.batch_size(), (runtime.workers() + 1) * max(map(_views, trained), default=0))
 
 
-def _root(tree: dict[str, Any], line: dict[str, str]) -> str:
-    """The start that a round or row goes back to."""
-    while line["start"] in tree["rounds"]:
-        line = tree["rounds"][line["start"]]
-    return line["start"]
-
-
-def _reads(tree: dict[str, Any], name: str, network: NetworkParams, split: tuple[int, int], resting: list[str]) -> int:
-    """How often an image in a view is read from the store `name` by all stages behind it.
-
-    Args:
-        split: numbers of training and test images.
-        resting: starts whose aggregators rest: once for each view, never for rounds and rows that read what they made,
-            which are all of theirs where params.yaml lets none rest yet.
-    """
-    own = {start for start in resting if blocks.read(f"starts.{start}", tree).features == name}
-    total, (train, test) = len(own) * doctor.items(tree, network, split), split
-    table = tree.get("aggregated") or {}
-    for start in tree["starts"]:
-        block = blocks.read(f"starts.{start}", tree)
-        if block.features == name:
-            total += train
-            if isinstance(block, BootstrapParams):
-                total += 2 * block.pairs * block.steps
-
-    def reading(key: str) -> list[dict[str, Any]]:
-        lines = [line for line in tree[key].values() if table.get(line["features"], line)["features"] == name]
-        return [line for line in lines if not (line["features"] in resting if table else _root(tree, line) in resting)]
-
-    for line in reading("rounds"):
-        step: Any = blocks.read(f"steps.{line['step']}", tree)
-        total += READS * HANDS * train + _views(step.train) * step.train.steps
-    found = train + test * (1 + blocks.read("evaluate", tree).warps.count)
-    return total + len(reading("variants")) * (READS * HANDS * train + found)
+def _training(tree: dict[str, Any], line: dict[str, str]) -> Any:
+    """How a round trains."""
+    return blocks.read(f"methods.{line['method']}.train", tree)
 
 
 def _views(train: Any) -> int:
@@ -246,6 +213,52 @@ def _views(train: Any) -> int:
         if hasattr(train, field):
             return int(views * getattr(train, field))
     return 0
+
+
+def _aggregated(tree: dict[str, Any], line: dict[str, str]) -> dict[str, str] | None:
+    """The aggregated start whose maps a round or row reads, if any."""
+    found: dict[str, str] | None = tree["aggregated"].get(line["reads"].removeprefix(blocks.FEATURES))
+    return found
+
+
+def _root(tree: dict[str, Any], line: dict[str, str]) -> str:
+    """The line of starts that a round or row goes back to."""
+    while line["start"] not in tree["starts"]:
+        line = tree["rounds"].get(line["start"]) or tree["aggregated"][line["start"]]
+    return line["start"]
+
+
+def _with_trunk(tree: dict[str, Any]) -> list[str]:
+    """The starts of rounds that could be aggregated."""
+    roots = sorted({_root(tree, line) for line in tree["rounds"].values()})
+    return [name for name in roots if tree["starts"][name]["model"] == "heads"]
+
+
+def _reads(tree: dict[str, Any], name: str, store: StoreParams, split: tuple[int, int], frozen: list[str]) -> int:
+    """How often an image in a view is read from the store `name` by all stages behind it.
+
+    Args:
+        split: numbers of training and test images.
+        frozen: starts whose trunk is frozen: it reads each view once, and rounds and rows that read what it makes read
+            the store no more; they are all of that start's where params.yaml freezes none yet.
+    """
+    here, (train, test) = f"{blocks.FEATURES}{name}", split
+    total = doctor.items(tree, store, split) * sum(tree["starts"][start]["reads"] == here for start in set(frozen))
+    for start in (blocks.read(f"starts.{key}", tree) for key in tree["starts"]):
+        if start.reads == here:
+            total += train + (_views(start.train) * start.train.steps if hasattr(start, "train") else 0)
+
+    def reading(key: str) -> list[dict[str, str]]:
+        lines = [line for line in tree[key].values() if (_aggregated(tree, line) or line)["reads"] == here]
+        if tree["aggregated"]:
+            return [line for line in lines if not (frozen and _aggregated(tree, line))]
+        return [line for line in lines if _root(tree, line) not in frozen]
+
+    for line in reading("rounds"):
+        trained = _training(tree, line)
+        total += READS * HANDS * train + _views(trained) * trained.steps
+    found = train + test * (1 + blocks.read("evaluate", tree).warps.count)
+    return total + len(reading("rows")) * (READS * HANDS * train + found)
 
 
 def speed(dtype: str) -> float:

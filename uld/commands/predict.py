@@ -17,7 +17,8 @@ from uld.artifacts.files import atomic
 from uld.base import runtime
 from uld.base.errors import ArtifactError, DataError
 from uld.detector import Detected, Detector
-from uld.images.decode import SUFFIXES, Pixels, ahead, decode
+from uld.images import Pixels
+from uld.images.decode import SUFFIXES, ahead, decode
 from uld.report import figures
 
 PIXELS = 2**28  # bytes of decoded photographs in a batch, at most (but for one that is larger by itself)

@@ -36,7 +36,7 @@ class Look:
         Raises:
             ULDError: there is nothing to show; the message says what to do.
         """
-        rows = table.named(self.name) if self.name else list(params.read(dict[str, object], "variants"))
+        rows = table.named(self.name) if self.name else list(params.read(dict[str, object], "rows"))
         if self.experiments or self.kept:
             runs = kept.read(self.kept) if self.kept else experiments.kept_by_dvc()
             found = experiments.results(replace(self.choice, rows=rows), runs)

@@ -7,51 +7,50 @@ from typing import Any
 from ruamel.yaml.comments import CommentedMap
 
 from uld.artifacts.files import atomic
+from uld.base import params
 from uld.base.errors import ParamsError
 from uld.commands import edit
 
 
-def chain(path: Path, step: str, count: int, start: str | None = None) -> list[str]:
-    """Write the lines `<step>-1` ... `<step>-<count>`; the step's later lines, if any, are taken out.
+def chain(path: Path, method: str, count: int, start: str | None = None) -> list[str]:
+    """Write the lines `<method>-1` ... `<method>-<count>`; the method's later lines, if any, are taken out.
 
-    Rows, and rounds of other steps, that start from the step's last round go on starting from its last round. A chain
-    reads the features that it reads now or, from another start, those of that start: its maps if its aggregator rests.
+    Rows, and rounds of other methods, that start from the method's last round go on starting from its last round. A
+    chain reads what the model reads that it starts from.
 
     Args:
         path: params.yaml.
-        step: a block of `steps`.
+        method: a block of `methods`.
         count: number of rounds.
-        start: where the first one starts: a line of `starts` or `rounds`; None: where it starts now, or else the first
-            line of `starts` that can be trained.
+        start: where the first one starts: a line of `starts`, `aggregated` or `rounds`; None: where it starts now, or
+            else the first line of `starts` that is trained.
 
     Returns:
         The lines as written.
 
     Raises:
-        ParamsError: an unknown step or start, a count below 1, or a line to be taken out is still in use.
+        ParamsError: an unknown method or start, a count below 1, or a line to be taken out is still in use.
     """
     tree = edit.load(path)
-    for name in ("rounds", "starts", "steps", "variants"):
+    for name in ("rounds", "starts", "methods", "rows"):
         if name not in tree or not isinstance(tree[name] or {}, dict):
-            raise ParamsError(f"{path}: the table '{name}' is missing.")
+            raise ParamsError(params.outdated(tree, str(path)) or f"{path}: the table '{name}' is missing.")
     rounds: dict[str, Any] = tree["rounds"] or {}
-    ours = [line for line in rounds if re.fullmatch(re.escape(step) + r"-\d+", line)]
-    places = [*tree["starts"], *(line for line in rounds if line not in ours)]
-    learned = [name for name, block in tree["starts"].items() if block.get("head") == "learned"]
-    now = rounds.get(f"{step}-1", {})
-    start = start or now.get("start") or [*learned, *places][0]
-    if step not in tree["steps"]:
-        raise ParamsError(f"{path}: there is no step '{step}'; steps has {', '.join(tree['steps'])}.")
+    ours = [line for line in rounds if re.fullmatch(re.escape(method) + r"-\d+", line)]
+    places = [*tree["starts"], *(tree.get("aggregated") or {}), *(line for line in rounds if line not in ours)]
+    trained = [name for name, block in tree["starts"].items() if "train" in block]
+    start = start or rounds.get(f"{method}-1", {}).get("start") or [*trained, *places][0]
+    if method not in tree["methods"]:
+        raise ParamsError(f"{path}: there is no method '{method}'; methods has {', '.join(tree['methods'])}.")
+    if "train" not in tree["methods"][method]:
+        raise ParamsError(f"{path}: '{method}' trains nothing, so it has no rounds.")
     if start not in places:
-        raise ParamsError(f"{path}: a chain of '{step}' cannot start from '{start}'; there are {', '.join(places)}.")
+        raise ParamsError(f"{path}: a chain of '{method}' cannot start from '{start}'; there are {', '.join(places)}.")
     if count < 1:
-        raise ParamsError(f"{count} rounds of '{step}': at least 1 is needed.")
-    wanted = [f"{step}-{number}" for number in range(1, count + 1)]
-    before = [start, *wanted]
-    features = now["features"] if start == now.get("start") else _features(tree, start)
-    blocks = {
-        line: {"features": features, "start": one, "step": step} for line, one in zip(wanted, before, strict=False)
-    }
+        raise ParamsError(f"{count} rounds of '{method}': at least 1 is needed.")
+    wanted = [f"{method}-{number}" for number in range(1, count + 1)]
+    before, reads = [start, *wanted], _reads(tree, start)
+    blocks = {line: {"reads": reads, "start": one, "method": method} for line, one in zip(wanted, before, strict=False)}
     last = max(ours, key=lambda line: int(line.rpartition("-")[2]), default=None)
     _refuse_in_use(tree, set(ours) - {last, *wanted}, {*ours, *wanted}, path)
     text = _splice(path.read_text(), tree, ours, blocks, path)
@@ -62,15 +61,15 @@ def chain(path: Path, step: str, count: int, start: str | None = None) -> list[s
     return [_line(name, block).strip() for name, block in blocks.items()]
 
 
-def _features(tree: CommentedMap, start: str) -> str:
-    """What a chain that begins at a start or round reads."""
+def _reads(tree: CommentedMap, start: str) -> str:
+    """What the model of a start or round reads."""
     if start in (tree.get("aggregated") or {}):
-        return start
-    return str((tree["starts"].get(start) or tree["rounds"][start])["features"])
+        return f"features/{start}"
+    return str((tree["starts"].get(start) or tree["rounds"][start])["reads"])
 
 
 def _refuse_in_use(tree: CommentedMap, gone: set[str], own: set[str], path: Path) -> None:
-    for table in ("rounds", "variants"):
+    for table in ("rounds", "rows"):
         for name, block in (tree[table] or {}).items():
             if block["start"] in gone and name not in own:
                 raise ParamsError(
@@ -110,7 +109,7 @@ def _follow(text: str, old: str, wanted: list[str]) -> str:
     """The text with all but `wanted` itself that starts from line `old` of the table starting from the last wanted."""
     tree, lines = edit.yaml().load(text), text.splitlines()
     start = re.compile(rf"(\bstart:\s*){re.escape(old)}(?![\w-])")
-    tables: list[Any] = [tree["rounds"], tree["variants"] or {}]
+    tables: list[Any] = [tree["rounds"], tree["rows"] or {}]
     for table in tables:
         for name, block in table.items():
             if block.get("start") == old and name not in wanted:

@@ -1,4 +1,4 @@
-"""The results table: a line a row of `variants`, from metrics/<row>.json or from the experiments that DVC kept."""
+"""The results table: a line a row, from metrics/<row>.json or from the experiments that DVC kept."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -30,7 +30,7 @@ class Choice:
 
     protocol: None for the first in params.yaml. markup: annotation set, None for p68 or else the first there is.
     points: `dense`, the best match in every image; `detected`; `filled`, detections and the best match for the rest.
-    every: all figures in place of the main ones. rows: in this order; None for those of `variants`.
+    every: all figures in place of the main ones. rows: in this order; None for all of params.yaml.
     """
 
     protocol: str | None = None
@@ -154,7 +154,7 @@ def of_run(choice: Choice) -> Results:
         ArtifactError: no row has metrics.
         ParamsError: a protocol or mark-up that the metrics do not have.
     """
-    rows = choice.rows or list(params.read(dict[str, Any], "variants"))
+    rows = choice.rows or list(params.read(dict[str, Any], "rows"))
     paths = {row: FOLDER / f"{row}.json" for row in rows}
     trees = {row: json.loads(path.read_text()) if path.is_file() else {} for row, path in paths.items()}
     if not any(trees.values()):

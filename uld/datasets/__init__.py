@@ -5,7 +5,6 @@ from pathlib import Path
 
 from uld.base.errors import ParamsError
 from uld.datasets.base import Dataset
-from uld.datasets.index import build
 
 TABLE = {
     "orl": "uld.datasets.orl:Orl",
@@ -13,7 +12,7 @@ TABLE = {
     "folder": "uld.datasets.folder:Folder",
 }
 
-__all__ = ["TABLE", "Dataset", "build", "kind", "root"]
+__all__ = ["TABLE", "Dataset", "kind", "root"]
 
 
 def kind(name: str) -> type[Dataset]:

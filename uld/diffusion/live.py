@@ -15,7 +15,6 @@ from uld.diffusion import backbone, reduce
 from uld.diffusion.extractor import Extractor, ReadoutParams
 from uld.diffusion.store import BACKBONE, Features, FeatureStore
 from uld.models.base import Model
-from uld.models.heads import Heads
 
 READOUT = "readout.json"
 KEYS = ("layers", "timesteps", "policy", "inversion_steps", "dtype")
@@ -48,7 +47,7 @@ def features_of(model: Model, folder: Path) -> Callable[[Tensor], Features]:
     def read(images: Tensor) -> Features:
         found = extractor(images)
         kept = _as_stored(found if reduction is None else reduction(found))
-        return _as_stored(model.trunk(kept)) if isinstance(model, Heads) and model.frozen_trunk else kept
+        return _as_stored(model.prepared(kept))
 
     return read
 

@@ -7,6 +7,7 @@ goes on grow specific to single images well before that error turns up.
 
 import copy
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,6 +27,7 @@ from uld.base.errors import BackboneError
 from uld.base.params import CLOSED
 from uld.base.scratch import scratch_folder
 from uld.diffusion.backbone import Codec
+from uld.diffusion.doubling import quicken
 from uld.diffusion.pinned import SIDECAR
 from uld.training.ema import Ema
 from uld.training.fit import Figures, fit
@@ -60,7 +62,8 @@ class TrainParams:
     holdout: Annotated[float, Field(gt=0, lt=1)]  # share of groups (images, where groups are unknown) to stop by
     batch: Annotated[int, Field(ge=1)]
     lr: Annotated[float, Field(gt=0)]
-    warmup: Annotated[int, Field(ge=1)]
+    warmup: Annotated[int, Field(ge=1)]  # steps until the learning rate is lr
+    decay: Literal["constant", "cosine"]  # of the learning rate after that; cosine: it comes to 0 at max_steps
     ema: Annotated[float, Field(ge=0, lt=1)]
     max_timestep: Annotated[int, Field(ge=1, le=TIMESTEPS)]  # only low noise is read out: train where it counts
     check_timesteps: Annotated[tuple[Timestep, ...], Field(min_length=1)]  # noise levels of the held-out error
@@ -90,7 +93,7 @@ def train(
             fit, there are too few images, or the model cannot be written.
     """
     task, p = _Task(crops, groups, params, seed), params
-    average = copy.deepcopy(task.net).requires_grad_(False)
+    average = copy.deepcopy(task.net).eval().requires_grad_(False)
     watch = HeldOut(
         average,
         lambda: task.error(average, task.held),
@@ -103,12 +106,12 @@ def train(
     state = scratch_folder("backbone", params=_plain(p), seed=seed, crops=identity) / "state.pt"
     fit(
         task.net,
-        [torch.optim.AdamW(task.net.parameters(), lr=p.lr)],
+        [torch.optim.AdamW(task.net.parameters(), lr=p.lr, fused=True)],
         p.max_steps,
         task.step,
         state,
         "backbone",
-        schedule=lambda number: min(1.0, (number + 1) / p.warmup),
+        schedule=lambda number: rate(p, number),
         targets=[Ema(average, task.net, lambda number: min(p.ema, (number + 1) / (number + 11)))],
         watch=watch,
         keep_state=True,
@@ -120,6 +123,14 @@ def train(
     figures["train_error"] = task.error(average, task.kept)
     shutil.rmtree(state.parent)
     return figures
+
+
+def rate(params: TrainParams, step: int) -> float:
+    """Factor of the learning rate at a step: it rises for `warmup` steps and then stays, or falls along a cosine."""
+    rising = min(1.0, (step + 1) / params.warmup)
+    if params.decay == "constant":
+        return rising
+    return rising * (1 + math.cos(math.pi * step / params.max_steps)) / 2
 
 
 class _Task:
@@ -137,12 +148,14 @@ class _Task:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random.torch_rng(seed, "backbone-init").initial_seed())
             self.net = new_unet(params)
+        quicken(self.net)
         self.net.to(self.device)
         self.alphas = _scheduler().alphas_cumprod.to(self.device)
 
     def step(self, number: int) -> tuple[Tensor, Figures]:
         """Loss of the step `number` in [0, max_steps)."""
         p = self.params
+        self.net.eval()  # it knows no dropout, and in training mode diffusers copies maps into another memory format
         rng = random.torch_rng(self.seed, "backbone-step", number)
         chosen = torch.randint(len(self.images), (p.batch,), generator=rng)
         images = augment(self.images[chosen].float() / 127.5 - 1, p.augment, rng)
@@ -166,11 +179,13 @@ class _Task:
         noise = torch.randn(latent.shape, generator=rng).to(self.device)
         alpha = self.alphas[t.to(self.device)][:, None, None, None]
         noisy = alpha.sqrt() * latent.to(self.device) + (1 - alpha).sqrt() * noise
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
         return F.mse_loss(net(noisy, t.to(self.device)).sample, noise)
 
 
 def _save(folder: Path, net: UNet2DModel, params: TrainParams) -> None:
     """Write the diffusers folder, and beside it what the loader must know of the codec."""
+    net.to(memory_format=torch.contiguous_format)  # safetensors writes no other
     try:
         net.save_pretrained(folder / "unet")
     except SafetensorError as error:  # how a full disk shows there

@@ -4,7 +4,7 @@ N images in the order of boxes.csv, K discovered landmarks, P annotated points.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from uld.artifacts.annotations import Annotations, AnnotationSet, read_annotations
+from uld.artifacts.annotations import AnnotationSet, align, read_annotations
 from uld.artifacts.boxes import read_boxes
 from uld.artifacts.files import read_table
 from uld.artifacts.predictions import Predictions, read_predictions
@@ -86,17 +86,6 @@ def load(row: str, folder: Path = Path("artifacts")) -> Inputs:
         align(read_annotations(folder / "data" / "annotations.h5"), predictions.images),
         len(missing),
     )
-
-
-def align(annotations: Annotations, images: NDArray[Any]) -> dict[str, AnnotationSet]:
-    """The mark-ups in the order of `images` (N,): xy (N, P, 2), NaN for an image without annotation."""
-    if not len(annotations.images):
-        return {}
-    row = pd.Index(annotations.images).get_indexer(pd.Index(images))
-    return {
-        name: replace(one, xy=np.where(row[:, None, None] < 0, np.float32(np.nan), one.xy[row]))
-        for name, one in annotations.sets.items()
-    }
 
 
 def present(xy: NDArray[Any]) -> NDArray[np.bool_]:

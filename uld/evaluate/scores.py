@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from uld.artifacts.files import finite
 from uld.base import random
 from uld.base.errors import ArtifactError
 from uld.evaluate import ced, nme, pose
@@ -44,18 +45,6 @@ class Scores:
         """One table in long form; only its header if nothing was scored."""
         frames = self.tables[name] or [pd.DataFrame(columns=TABLES[name])]
         return pd.concat(frames, ignore_index=True)[TABLES[name]]
-
-
-def finite(tree: dict[str, Any]) -> dict[str, Any]:
-    """The tree without what `dvc metrics diff` cannot subtract: text, nulls, NaN; branches left empty go too."""
-    out: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            if below := finite(value):
-                out[key] = below
-        elif isinstance(value, (int, float, np.number)) and math.isfinite(value):
-            out[key] = value
-    return out
 
 
 def score(

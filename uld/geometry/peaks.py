@@ -35,18 +35,22 @@ def peaks(heat: torch.Tensor, inside: torch.Tensor, radius: int, threshold: floa
         threshold: smallest heat of a point.
         cap: most points an image; the highest stay.
     """
-    size = 2 * radius + 1
     masked = heat.masked_fill(~inside, -torch.inf)
-    top = (masked >= threshold) & inside & (masked == F.max_pool2d(masked, size, 1, radius))
+    top = (masked >= threshold) & inside & (masked == _highest(masked, radius))
     grid = heat.shape[-1]
     rank = torch.arange(grid * grid, 0, -1, dtype=torch.float32, device=heat.device).view(grid, grid) * top
-    first = top & (rank == F.max_pool2d(rank, size, 1, radius))
+    first = top & (rank == _highest(rank, radius))
     where = first.nonzero()
     score = heat[first].cpu().numpy()
     image, y, x = where.cpu().numpy().T
     order = np.lexsort((-score, image))
     order = order[_rank(image[order]) < cap]
     return Peaks(image[order], np.stack([x, y], axis=1)[order].astype(np.float32), score[order])
+
+
+def _highest(maps: torch.Tensor, radius: int) -> torch.Tensor:
+    """(B, G, G): the highest value in the window around each cell; B may be 0, which torch allows maps of channels."""
+    return F.max_pool2d(maps[:, None], 2 * radius + 1, 1, radius)[:, 0]
 
 
 def _rank(group: NDArray[np.int64]) -> NDArray[np.int64]:

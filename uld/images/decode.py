@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from uld.base.errors import DataError
+from uld.images import Pixels
 
-Pixels = NDArray[np.uint8]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -40,13 +40,13 @@ _UPRIGHT: dict[int, Callable[[Any], Any]] = {  # stored pixels (H, W, C) -> as t
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-def decode(path: Path) -> Pixels:
+def decode(path: Path | str) -> Pixels:
     """Pixels (H, W, 3) of an image file, uint8 RGB, turned upright; see `decode_bytes`.
 
     Raises:
         DataError: the file cannot be read or decoded.
     """
-    return decode_bytes(read(path), str(path))
+    return decode_bytes(read(Path(path)), str(path))
 
 
 def read(path: Path) -> bytes:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from uld.base.params import CLOSED
 from uld.geometry import coords
-from uld.images.decode import Pixels
+from uld.images import Pixels
 from uld.keypoints.base import Keypoints, grey
 
 CANDIDATES = 2000  # strongest points that suppression chooses from; it compares all pairs

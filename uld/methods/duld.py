@@ -3,9 +3,9 @@
 Each round marks the exemplars of K clusters in every training image and in its mirror image, and trains the detector
 to fire there and the descriptors to agree there. What this file adds to the paper, each to be switched off by its
 parameter: random pixels in place of detections in the first round (`pool`); more clusters than landmarks, of which the
-most equivariant stay (`over_clustering`); centroids that move to their exemplars (`recentre`); later rounds whose
-k-means begins at the last round's clusters; labels near dense matches only, and dense matches as labels where the
-detector is silent (`label`); dense matches that lean to the detector's heat (`detect.heat_weight`).
+most equivariant stay (`over_clustering`); centroids that move to their exemplars (`recentre`); labels near dense
+matches only, and dense matches as labels where the detector is silent (`label`); dense matches that lean to the
+detector's heat (`detect.heat_weight`). One has no parameter: later rounds begin at the clusters of the last one.
 """
 
 from typing import Annotated, Literal

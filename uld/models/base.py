@@ -73,6 +73,10 @@ class Model(nn.Module, ABC):
         """Names of the feature maps that the model reads; none where it reads images."""
         return []
 
+    def prepared(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the model reads, made of the features of a network: those themselves, unless a part of it is frozen."""
+        return features
+
     @property
     def encodes(self) -> bool:
         """Whether the model has pose codes."""

@@ -55,7 +55,7 @@ class Encoder(Headed):
                 be divided into the groups.
         """
         super().__init__()
-        halvings = (size // grid).bit_length() - 1
+        halvings = max(0, (size // grid).bit_length() - 1)
         if size != grid * 2**halvings or halvings > len(widths):
             raise ParamsError(
                 f"starts: network.grid {grid} must be the crop's side {size} over a power of two, which takes at most "

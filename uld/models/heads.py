@@ -104,6 +104,10 @@ class Heads(Headed):
         """Training-free descriptors (B, D, G, G) and the aggregated map (B, W, G, G) of what the trunk reads."""
         return {BASE: self.base.describe(features), AGGREGATED: self._aggregated(features)}
 
+    def prepared(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the trunk makes of features, if it is frozen."""
+        return self.trunk(features) if self.frozen_trunk else features
+
     def forward(self, inputs: Inputs) -> Maps:
         """Descriptors, logits of the heat maps, and pose codes where there is a pose part."""
         assert isinstance(inputs, dict)

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from uld.geometry import coords
 from uld.geometry.coords import Affine
-from uld.images.decode import Pixels
+from uld.images import Pixels
 from uld.report import palette
 
 SUBPIXEL = 4  # fractional bits of OpenCV's drawing coordinates

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from uld.images.decode import Pixels
+from uld.images import Pixels
 from uld.report import charts, figures, source
 from uld.report.source import Run
 

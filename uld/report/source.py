@@ -17,9 +17,10 @@ from uld.base.errors import ParamsError
 from uld.base.params import CLOSED
 from uld.evaluate.cases import Inputs, cases, load
 from uld.evaluate.nme import forward_errors, image_nme
+from uld.evaluate.poses import Poses
 from uld.evaluate.protocols import choose
 from uld.evaluate.regressors import Regressor, label
-from uld.evaluate.scores import TABLES
+from uld.evaluate.scores import TABLES, finite
 from uld.images.crops import Crops
 
 
@@ -40,7 +41,7 @@ class Run:
     main: the table row in the pictures; inputs, landmarks, regressors: of that row. protocol: whose errors are shown;
     markup: the annotation set of the curves, the one with the most points, "" if there is none. metrics, plots: of all
     rows (plots: row -> table name -> lines). health: heading -> name -> figures. rounds: method -> round -> figures of
-    its labels, in the order of params.yaml. poses: lines of plots/poses.csv. params: the text of params.yaml.
+    its labels, in the order of params.yaml. poses: lines of `Poses`. params: the text of params.yaml.
     """
 
     dataset: str
@@ -82,7 +83,13 @@ class Run:
 
 
 def read(
-    chosen: ReportParams, rows: list[str], rounds: dict[str, str], dataset: str, protocol: str, params: Path
+    chosen: ReportParams,
+    rows: list[str],
+    rounds: dict[str, str],
+    dataset: str,
+    protocol: str,
+    params: Path,
+    poses: Poses,
 ) -> Run:
     """Read a run below the current folder.
 
@@ -93,6 +100,7 @@ def read(
         dataset: its name, for the title.
         protocol: name of the evaluation protocol to show.
         params: params.yaml.
+        poses: of these rounds.
 
     Raises:
         ParamsError: `chosen.row` is no row.
@@ -117,9 +125,9 @@ def read(
         regressors=read_arrays(folder / "regressors" / f"{chosen.row}.h5", f"regress@{chosen.row}"),
         metrics={row: read_json(Path("metrics") / f"{row}.json", f"evaluate@{row}") for row in rows},
         plots={row: _plots(row) for row in rows},
-        health=_health(rows),
+        health=_health(rows) | _of_poses(poses),
         rounds=_rounds(rounds),
-        poses=read_table(Path("plots/poses.csv"), "poses"),
+        poses=poses.lines,
         params=params.read_text(encoding="utf-8"),
     )
 
@@ -155,3 +163,8 @@ def _health(rows: list[str]) -> dict[str, dict[str, dict[str, Any]]]:
         if kept := {name: tree for name, tree in trees.items() if tree}:
             found[title] = kept
     return found
+
+
+def _of_poses(poses: Poses) -> dict[str, dict[str, dict[str, Any]]]:
+    """Heading -> round -> figures of its pose clusters."""
+    return {"Pose clusters": finite(poses.figures)} if poses.figures else {}

@@ -16,7 +16,8 @@ from rich.progress import track
 from uld.base import runtime
 from uld.base.errors import DataError, ParamsError
 from uld.base.params import CLOSED
-from uld.images.decode import Pixels, ahead, decode
+from uld.images import Pixels
+from uld.images.decode import ahead, decode
 from uld.roi.base import Box, Context, Provider
 
 TABLE = {

@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 from uld.artifacts.annotations import read_annotations
 from uld.base.errors import ParamsError
 from uld.base.params import CLOSED
-from uld.images.decode import Pixels
+from uld.images import Pixels
 from uld.roi.base import Box, Context, Provider
 
 

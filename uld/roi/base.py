@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from uld.images.decode import Pixels
+from uld.images import Pixels
 
 
 class Box(NamedTuple):

@@ -6,7 +6,7 @@ from pydantic.dataclasses import dataclass
 
 from uld.base.errors import DataError
 from uld.base.params import CLOSED
-from uld.images.decode import Pixels
+from uld.images import Pixels
 from uld.roi.base import Box, Context, Provider, fingerprint
 
 EDGES = ["x1", "y1", "x2", "y2"]

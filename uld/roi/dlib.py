@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from uld.base.errors import NotInstalled
 from uld.base.params import CLOSED
-from uld.images.decode import Pixels
+from uld.images import Pixels
 from uld.roi.base import Box, Context, Provider
 
 LONGEST = 640  # a larger photograph is shrunk first: upsampled twice, 24 megapixels would become 380

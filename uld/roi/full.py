@@ -3,7 +3,7 @@
 from pydantic.dataclasses import dataclass
 
 from uld.base.params import CLOSED
-from uld.images.decode import Pixels
+from uld.images import Pixels
 from uld.roi.base import Box, Context, Provider
 
 

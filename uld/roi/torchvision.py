@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from uld.base import runtime
 from uld.base.errors import DataError, NotInstalled
 from uld.base.params import CLOSED
-from uld.images.decode import Pixels
+from uld.images import Pixels
 from uld.roi.base import Box, Context, Provider, fingerprint, largest
 
 

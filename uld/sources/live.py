@@ -1,7 +1,6 @@
 """Photographs that are no part of a data set: their crops in memory, in the untouched view."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +10,9 @@ from uld.base import runtime
 from uld.geometry import coords
 from uld.geometry.coords import Affine
 from uld.geometry.frames import Frames, Rows
+from uld.images import Pixels
 from uld.images.crops import as_images
-from uld.images.decode import Pixels
-from uld.models.base import Inputs, Model
+from uld.models.base import Inputs
 from uld.sources.views import View, Views
 
 Reader = Callable[[Tensor], Inputs]  # images (B, 3, S, S) in [0, 1] -> what a model reads
@@ -46,16 +45,3 @@ class LiveViews(Views):
     def inputs(self, rows: Rows, view: View, names: list[str]) -> Inputs:
         """What the model reads; there is but the untouched view."""
         return self._read(as_images(self._pixels[rows], runtime.device()))
-
-
-def reader(model: Model, folder: Path) -> Reader:
-    """What makes a model's inputs, by the files of a detector bundle.
-
-    Raises:
-        BackboneError: a pinned network is gone or has changed.
-    """
-    if model.reads_pixels:
-        return lambda images: images
-    from uld.diffusion.live import features_of  # a model that reads images needs no such network
-
-    return features_of(model, folder)

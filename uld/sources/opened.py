@@ -1,28 +1,24 @@
 """Open a model of artifacts/rounds/ over the images that it reads."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from uld import sources
 from uld.artifacts.boxes import read_boxes
 from uld.artifacts.labels import Labels, read_labels
 from uld.artifacts.models import Origin, load_model, read_origin
 from uld.base import runtime
 from uld.base.errors import ArtifactError
-from uld.geometry.coords import Affine
 from uld.geometry.frames import Frames, Rows, corners
 from uld.images.crops import Crops
 from uld.models.base import Model
 from uld.sources.source import Source
-from uld.sources.views import TrainingViews
-
-Warps = Callable[[int], Affine]  # side of the crops in pixels -> (E, 2, 3), crop -> view
+from uld.sources.views import TrainingViews, Warps
 
 ROOT = Path("artifacts")
-CROPS = "roi/crops"  # what a model reads that reads images; others read features/<store>
 
 
 @dataclass(frozen=True)
@@ -71,19 +67,10 @@ def open_views(
     """
     crops = Crops(root / "roi/crops.zarr")
     frames = Frames(crops.affine, corners(boxes), crops.inside, crops.size, grid)
-    rows = training_rows(boxes)
-    # each is imported only where it is used: a model that reads images needs no store, nor the other way round
-    if origin.reads == CROPS:
-        from uld.sources.pixel_views import pixel_views
-
-        drawn = np.empty((0, 2, 3)) if warps is None else warps(crops.size)
-        return pixel_views(crops, frames, rows, origin.views, drawn), crops.fingerprint()
-    from uld.diffusion.online import open_store
-    from uld.sources.stored_views import StoredViews
-
-    store = open_store(root / f"{origin.reads}.zarr")
-    store.check(crops=crops.fingerprint())
-    return StoredViews(store, frames, rows), store.digest
+    found: tuple[TrainingViews, str] = sources.of(origin.reads).open_views(
+        origin, crops, frames, training_rows(boxes), warps, root
+    )
+    return found
 
 
 def training_rows(boxes: pd.DataFrame) -> Rows:

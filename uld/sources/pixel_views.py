@@ -5,7 +5,8 @@ are computed for a whole batch at once, on the device.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as closed
 from torch import Tensor
 
+from uld.artifacts.models import Origin
 from uld.base import ranks, runtime
 from uld.base.params import CLOSED, build
 from uld.geometry import coords, warps
@@ -22,8 +24,8 @@ from uld.geometry.frames import Frames
 from uld.geometry.warps import Warp
 from uld.images.augment import PhotometricParams, draw, photometric
 from uld.images.crops import Crops, as_images
-from uld.models.base import Inputs
-from uld.sources.views import Batch, Flags, TrainingViews, View
+from uld.models.base import Inputs, Model
+from uld.sources.views import Batch, Flags, TrainingViews, View, Warps
 
 HELD = 2 * 2**30  # bytes of crops and masks that are kept in memory
 READ = 256  # crops that are read at a time
@@ -158,8 +160,19 @@ def _turned(size: int, params: WarpParams) -> list[Affine]:
     return turns + [coords.view(size, scale=1 + share / 2) for share in (params.scale, -params.scale) if share]
 
 
-def pixel_views(
-    crops: Crops, frames: Frames, rows: Rows, params: dict[str, Any] | None, evaluation: Affine
-) -> PixelViews:
-    """The views of crops.zarr, with the params that a model was started with."""
-    return PixelViews(crops.images, crops.inside, frames, rows, build(PixelViewParams, params, "views"), evaluation)
+def open_views(
+    origin: Origin, crops: Crops, frames: Frames, rows: Rows, warps: Warps | None, root: Path
+) -> tuple[PixelViews, str]:
+    """The views of crops.zarr that a model of `origin` sees, and their fingerprint."""
+    params = build(PixelViewParams, origin.views, "views")
+    evaluation = np.empty((0, 2, 3)) if warps is None else warps(crops.size)
+    return PixelViews(crops.images, crops.inside, frames, rows, params, evaluation), crops.fingerprint()
+
+
+def pack(reads: str, root: Path, folder: Path) -> None:
+    """A bundle of a model that reads images needs nothing but the model."""
+
+
+def reader(model: Model, folder: Path) -> Callable[[Tensor], Inputs]:
+    """Images (B, 3, S, S) as they are."""
+    return lambda images: images

@@ -1,16 +1,24 @@
 """The views of a feature store: its bank for training, and the evaluation's warps for test images."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from uld.artifacts.models import Origin
 from uld.base import ranks, runtime
 from uld.base.errors import ULDError
+from uld.diffusion import live
+from uld.diffusion.online import open_store
 from uld.diffusion.store import FeatureStore
 from uld.geometry.frames import Frames, Rows
 from uld.geometry.warps import Warp
-from uld.models.base import Inputs
-from uld.sources.views import Batch, Flags, TrainingViews, View
+from uld.images.crops import Crops
+from uld.models.base import Inputs, Model
+from uld.sources.views import Batch, Flags, TrainingViews, View, Warps
 
 
 class StoredViews(TrainingViews):
@@ -68,3 +76,30 @@ class StoredViews(TrainingViews):
         if not groups:
             raise ULDError("learning needs two views of one flip: add rotations or scales to stores.*.views.")
         return rng.choice(groups[rng.integers(len(groups))], 2, replace=False)
+
+
+def open_views(
+    origin: Origin, crops: Crops, frames: Frames, rows: Rows, warps: Warps | None, root: Path
+) -> tuple[StoredViews, str]:
+    """The views of the store that a model of `origin` reads, and its checksum; it holds the evaluation's warps.
+
+    Raises:
+        ArtifactError: the store is missing, or was made of other crops.
+    """
+    store = open_store(root / f"{origin.reads}.zarr")
+    store.check(crops=crops.fingerprint())
+    return StoredViews(store, frames, rows), store.digest
+
+
+def pack(reads: str, root: Path, folder: Path) -> None:
+    """Put what computes a store's features into a bundle."""
+    live.pack(FeatureStore(root / f"{reads}.zarr"), folder)
+
+
+def reader(model: Model, folder: Path) -> Callable[[Tensor], Inputs]:
+    """Images (B, 3, S, S) -> the features that a model reads, by the files of a bundle.
+
+    Raises:
+        BackboneError: a pinned network is gone or has changed.
+    """
+    return live.features_of(model, folder)

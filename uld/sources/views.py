@@ -24,6 +24,7 @@ from uld.models.base import Inputs, Maps, Model
 T = TypeVar("T")
 
 Flags = NDArray[np.bool_]
+Warps = Callable[[int], Affine]  # the evaluation's: side of the crops in pixels -> (E, 2, 3), crop -> view
 
 
 @dataclass(frozen=True, eq=False)

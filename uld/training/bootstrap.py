@@ -18,7 +18,7 @@ from torch import Tensor
 
 from uld import keypoints
 from uld.base import random, runtime
-from uld.base.errors import ULDError
+from uld.base.errors import ParamsError, ULDError
 from uld.base.params import CLOSED, build
 from uld.geometry import heatmaps
 from uld.geometry.frames import Rows
@@ -65,6 +65,8 @@ def teacher(block: dict[str, Any], key: str) -> Any:
     """
     rest = dict(block)
     by = str(rest.pop("by", None))
+    if by not in (SILK, *keypoints.POINTS):
+        raise ParamsError(f"params.yaml: {key}.by: must be one of {', '.join((SILK, *keypoints.POINTS))}, not '{by}'.")
     return build(SilkParams if by == SILK else keypoints.load(by).Params, rest, key)
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from uld import datasets
 from uld.base.errors import DataError
 from uld.datasets.faces3d import Faces3d, Faces3dParams
 from uld.datasets.heads3d.photo import photo
 from uld.datasets.heads3d.write import write
+from uld.datasets.index import build
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_data_set(folder: Path) -> None:
-    index, annotations = datasets.build(Faces3d(folder, Faces3dParams()), 0)
+    index, annotations = build(Faces3d(folder, Faces3dParams()), 0)
     table = pd.read_csv(folder / "faces.csv")
     assert index["yaw"].tolist() == table["yaw"].tolist() and set(index["status"]) == {"ok"}
     assert index["split"].tolist() == table["split"].tolist()
@@ -78,4 +78,4 @@ def test_data_set(folder: Path) -> None:
 def test_unfinished_folder(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     with pytest.raises(DataError, match="uld faces3d"):
-        datasets.build(Faces3d(tmp_path, Faces3dParams()), 0)
+        build(Faces3d(tmp_path, Faces3dParams()), 0)

@@ -5,7 +5,8 @@ base: another preset whose changes come first     (optional)
 note: what to know before running it              (optional)
 changes:
   dotted.key: value                               (`<images>` stands for the user's folder)
-  rounds.duld*.key: value                         (all keys that fit, should there be any)
+  rounds.duld*.key: value                         (all keys that fit, should there be any; [1] stands for 1, and makes
+                                                   a pattern of a name that not every project has)
 """
 
 import fnmatch
@@ -24,6 +25,7 @@ from uld.commands import edit
 
 FOLDER = Path(__file__).parent
 IMAGES = "<images>"
+PATTERN = re.compile(r"[*[]")
 PLAIN = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z_/][\w./-]*", re.I)  # text that an override need not quote
 
 
@@ -96,13 +98,13 @@ def apply(preset: Preset, path: Path) -> tuple[CommentedMap, list[Change]]:
 
 
 def _fitting(tree: Any, parts: list[str], above: str = "") -> Iterator[str]:
-    """The dotted keys of a pattern; a part without a star stands for itself, be it there or not."""
+    """The dotted keys of a pattern; a part without a star or bracket stands for itself, be it there or not."""
     if not parts:
         yield above.rstrip(".")
         return
     first, *rest = parts
     below = tree if isinstance(tree, dict) else {}
-    for name in fnmatch.filter(below, first) if "*" in first else [first]:
+    for name in fnmatch.filter(below, first) if PATTERN.search(first) else [first]:
         yield from _fitting(below.get(name), rest, f"{above}{name}.")
 
 
@@ -114,10 +116,14 @@ def _changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iter
             yield Change(f"{prefix}{key}", old[key], new[key])
 
 
-def override(change: Change) -> str:
-    """A change as the argument of `dvc exp run -S`, quoted for a shell."""
-    gains = isinstance(change.old, dict) and isinstance(change.new, dict)  # lines that are new must be asked for: ++
-    return shlex.quote(f"{'++' if gains else ''}{change.key}={hydra(change.new)}")
+def overrides(change: Change) -> list[str]:
+    """A change as arguments of `dvc exp run -S`, quoted for a shell: it merges mappings, so lines that go are named."""
+    old, new = change.old, change.new
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return [shlex.quote(f"{change.key}={hydra(new)}")]
+    gone = [f"~{change.key}.{name}" for name in old if name not in new]
+    gained = [f"++{change.key}={hydra(new)}"] if new else []  # lines that are new must be asked for: ++
+    return [shlex.quote(word) for word in (*gone, *gained)]
 
 
 def hydra(value: Any) -> str:
@@ -163,4 +169,4 @@ def show(preset: Preset, path: Path, write: bool) -> None:
         print(f"\n{path} is changed: run `dvc repro`.")
     elif changes:
         print("\nTo write it, add --write. To try it as an experiment:")
-        print("  dvc exp run " + " ".join(f"-S {override(change)}" for change in changes))
+        print("  dvc exp run " + " ".join(f"-S {word}" for change in changes for word in overrides(change)))

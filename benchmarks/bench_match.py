@@ -8,7 +8,7 @@ from timing import Ways, measure, report, run, same
 
 from uld.base import random
 from uld.geometry import peaks
-from uld.landmarks import assign
+from uld.landmarks import match
 
 Ints = NDArray[np.int64]
 
@@ -36,7 +36,7 @@ def exemplars(images: int, points: int, k: int, repeats: int) -> None:
                     kept.append(own[distance[own].argmin()])
         return np.array(kept)
 
-    ways: Ways = {"uld": lambda: assign.exemplars(image, label, distance), "loop over images": loop}
+    ways: Ways = {"uld": lambda: match.exemplars(image, label, distance), "loop over images": loop}
     seconds, found = measure(ways, repeats)
     same("exemplars", *found.values())
     report(f"exemplars, {images} images x {points} points, K={k}", seconds, images, "images", "loop over images")
@@ -64,11 +64,14 @@ def dense(images: int, size: int, grid: int, k: int, repeats: int) -> None:
                         xy[kind, number, cluster] = cells[best] % grid, cells[best] // grid
                         score[kind, number, cluster] = cosine[cluster, best]
 
-    ways: Ways = {"uld": lambda: assign.dense(maps, inside, centroids, refine=False), "loop over images": loop}
+    ways: Ways = {
+        "uld": lambda: match.dense(maps, inside, centroids, refine=False, anywhere=True),
+        "loop over images": loop,
+    }
     seconds, found = measure(ways, repeats)
-    match = found["uld"]
-    same("dense xy", np.stack([match.xy, match.dense_xy]), xy)
-    same("dense score", np.stack([match.score, match.dense_score]), score, atol=1e-5)
+    landmarks = found["uld"]
+    same("dense xy", np.stack([landmarks.xy, landmarks.dense_xy]), xy)
+    same("dense score", np.stack([landmarks.score, landmarks.dense_score]), score, atol=1e-5)
     report(f"dense, {images} images, D={size}, G={grid}, K={k}", seconds, images, "images", "loop over images")
 
 
