@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from smoke.process import SEVERAL
 from smoke.project import Project
 from uld.artifacts.labels import read_labels
 from uld.diffusion.store import FeatureStore
@@ -30,17 +31,17 @@ runpy.run_path("stages/features.py", run_name="__main__")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
-# stages one after the other in the same processes: to start takes these longer than the work
-SEVERAL = """
-import runpy, sys
-for name in sys.argv[1:]:
-    sys.argv = name.split("@")
-    runpy.run_module(f"stages.{sys.argv[0]}", run_name="__main__")
+# the processes join once and stay together: torchrun's store does not take them a second time
+JOINED = """
+import torch.distributed as dist
+join, leave = dist.init_process_group, dist.destroy_process_group
+dist.init_process_group = lambda *words, **named: dist.is_initialized() or join(*words, **named)
+dist.destroy_process_group = lambda: None
 """
 
 
 def in_two(project: Project, *stages: str) -> str:
-    (project.root / "several.py").write_text(SEVERAL)
+    (project.root / "several.py").write_text(f"{JOINED}{SEVERAL}leave()\n")
     return project.run(*TORCHRUN, "several.py", *stages)
 
 
