@@ -244,7 +244,7 @@ def main(small: bool) -> None:
         same("views", results["uld"].inputs.cpu(), views, atol=0.05)
         same("masks", results["uld"].inside.cpu(), masks)
         report(f"views at {size} px", seconds, 2 * pairs, "views", "an image at a time")
-    share(images, *((1, 1, 2) if small else (10, 9)))
+    share(images, *((1, 1, 2) if small else (6, 9)))
 
 
 if __name__ == "__main__":

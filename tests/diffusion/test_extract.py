@@ -21,7 +21,7 @@ from uld.diffusion.extract import NetworkParams, ViewParams
 from uld.diffusion.extractor import Extractor, ReadoutParams
 from uld.diffusion.reduce import ReduceParams
 from uld.diffusion.store import FeatureStore
-from uld.geometry import coords
+from uld.geometry import coords, sampling
 from uld.images.crops import Crops
 
 TRAIN, TEST, ROWS = np.arange(5), np.arange(5, 7), np.arange(7)
@@ -80,7 +80,7 @@ def test_every_item_is_a_pass_over_its_own_warped_image(
         [r, v] for r in TEST for v in (0, 3, 4)
     ]
     for row, view in opened.layout.items:
-        seen = coords.warp(images[[row]], opened.views[view])
+        seen = sampling.warp(images[[row]], opened.views[view])
         near(opened.read(np.array([row]), view), reader(seen))
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from uld.diffusion import store
 from uld.diffusion.store import Features, FeatureStore
-from uld.geometry import coords
+from uld.geometry import coords, sampling
 from uld.geometry.frames import Frames, corners
 from uld.images.crops import Crops, as_images
 from uld.images.cut import write as write_crops
@@ -84,7 +84,7 @@ def make(folder: Path, views: tuple[tuple[bool, float, float], ...] = VIEWS, con
 
 
 def _view(cut: Crops, rows: np.ndarray, affine: np.ndarray) -> torch.Tensor:
-    return coords.warp(as_images(cut.images(rows), torch.device("cpu")), affine)
+    return sampling.warp(as_images(cut.images(rows), torch.device("cpu")), affine)
 
 
 def _features(images: torch.Tensor) -> Features:

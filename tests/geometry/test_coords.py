@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uld.geometry import coords
+from uld.geometry import coords, sampling
 
 
 @st.composite
@@ -110,7 +110,7 @@ def test_mirror_and_quarter_turns_are_exact(size: int, mirror: bool, rotate: int
     image = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     want = image.flip(3) if mirror else image
     want = torch.rot90(want, -rotate // 90, (2, 3))  # x towards y is clockwise on the screen
-    got = coords.warp(image, coords.view(size, mirror, rotate))
+    got = sampling.warp(image, coords.view(size, mirror, rotate))
     torch.testing.assert_close(got, want, atol=2e-6, rtol=0)
 
 
@@ -121,7 +121,7 @@ def test_warp_shows_at_each_pixel_what_was_where_invert_says(affine: np.ndarray)
     ramp = torch.from_numpy(coords.cells(size).T.reshape(1, 2, size, size).copy())
     source = coords.apply(coords.invert(affine), coords.cells(size)).T.reshape(2, size, size)
     clear = ((source > 0) & (source < size - 1)).all(0)
-    got = coords.warp(ramp, affine)[0].numpy()
+    got = sampling.warp(ramp, affine)[0].numpy()
     np.testing.assert_allclose(got[:, clear], source[:, clear], atol=1e-3)
 
 
@@ -129,7 +129,7 @@ def test_warp_moves_a_dot_to_where_apply_says() -> None:
     affine = coords.view(25, mirror=True, rotate=30, scale=1.5) + np.array([[0, 0, 2], [0, 0, -1]])
     dot = torch.zeros(1, 1, 25, 25)
     dot[0, 0, 9, 14] = 1
-    moved = coords.warp(dot, affine, "zeros")[0, 0].numpy()
+    moved = sampling.warp(dot, affine, "zeros")[0, 0].numpy()
     rows, columns = np.mgrid[:25, :25]
     centre = np.array([(moved * columns).sum(), (moved * rows).sum()]) / moved.sum()
     np.testing.assert_allclose(centre, coords.apply(affine, np.array([[14, 9]]))[0], atol=0.1)
@@ -139,7 +139,7 @@ def test_warp_moves_a_dot_to_where_apply_says() -> None:
 def test_padding_of_a_warp() -> None:
     shifted = np.array([[1.0, 0, 3], [0, 1, 0]])  # to the right by 3
     image = torch.arange(8.0).expand(1, 1, 8, 8)
-    row = {kind: coords.warp(image, shifted, kind)[0, 0, 4] for kind in ("reflection", "border", "zeros")}
+    row = {kind: sampling.warp(image, shifted, kind)[0, 0, 4] for kind in ("reflection", "border", "zeros")}
     torch.testing.assert_close(row["reflection"], torch.tensor([2.0, 1, 0, 0, 1, 2, 3, 4]))
     torch.testing.assert_close(row["border"], torch.tensor([0.0, 0, 0, 0, 1, 2, 3, 4]))
     torch.testing.assert_close(row["zeros"], torch.tensor([0.0, 0, 0, 0, 1, 2, 3, 4]))
@@ -155,13 +155,13 @@ def test_sampling_a_ramp_is_exact(height: int, width: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     at = torch.from_numpy(rng.uniform(0, 1, (1, 6, 2)) * [width - 1, height - 1]).float()
     want = torch.stack([3 * at[..., 0] - at[..., 1] + 1, 0.5 * at[..., 1]], 2)
-    torch.testing.assert_close(coords.sample(maps, at), want, atol=1e-4, rtol=0)
+    torch.testing.assert_close(sampling.sample(maps, at), want, atol=1e-4, rtol=0)
 
 
 def test_sampling_outside_takes_the_border() -> None:
     maps = torch.arange(4.0).reshape(1, 1, 1, 4).expand(1, 1, 4, 4)
     at = torch.tensor([[[-0.5, 0.0], [-9.0, 2.0], [3.5, 1.0], [70.0, -3.0]]])
-    torch.testing.assert_close(coords.sample(maps, at)[0, :, 0], torch.tensor([0.0, 0.0, 3.0, 3.0]))
+    torch.testing.assert_close(sampling.sample(maps, at)[0, :, 0], torch.tensor([0.0, 0.0, 3.0, 3.0]))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -170,37 +170,37 @@ def test_each_point_samples_its_own_map(layout: torch.memory_format) -> None:
     rng = np.random.default_rng(1)
     index = torch.from_numpy(rng.integers(4, size=300))
     at = torch.from_numpy(rng.uniform(-2, 8, (300, 2))).float()  # outside, too
-    want = coords.sample(maps[index], at[:, None])[:, 0]
-    torch.testing.assert_close(coords.sample_each(maps, index, at), want, atol=1e-5, rtol=0)
+    want = sampling.sample(maps[index], at[:, None])[:, 0]
+    torch.testing.assert_close(sampling.sample_each(maps, index, at), want, atol=1e-5, rtol=0)
     corners = torch.tensor([[0.0, 0], [6, 5], [6, 0], [0, 5], [3, 2]])
     assert torch.equal(
-        coords.sample_each(maps, torch.full((5,), 2), corners), maps[2][:, [0, 5, 0, 5, 2], [0, 6, 6, 0, 3]].T
+        sampling.sample_each(maps, torch.full((5,), 2), corners), maps[2][:, [0, 5, 0, 5, 2], [0, 6, 6, 0, 3]].T
     )
-    half = coords.sample_each(maps.half(), index, at)
+    half = sampling.sample_each(maps.half(), index, at)
     assert half.dtype == torch.float32
-    torch.testing.assert_close(half, coords.sample_each(maps.half().float(), index, at), atol=1e-6, rtol=0)
+    torch.testing.assert_close(half, sampling.sample_each(maps.half().float(), index, at), atol=1e-6, rtol=0)
 
 
 def test_resized_is_bilinear_interpolation() -> None:
     maps = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
     want = torch.nn.functional.interpolate(maps, (16, 16), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(coords.resized(maps, 16), want, atol=1e-6, rtol=0)
+    torch.testing.assert_close(sampling.resized(maps, 16), want, atol=1e-6, rtol=0)
     weight = torch.rand(2, 3, 16, 16)
-    slopes = [torch.autograd.grad((out * weight).sum(), maps)[0] for out in (coords.resized(maps, 16), want)]
+    slopes = [torch.autograd.grad((out * weight).sum(), maps)[0] for out in (sampling.resized(maps, 16), want)]
     torch.testing.assert_close(*slopes)
-    assert coords.resized(maps, 6) is maps
+    assert sampling.resized(maps, 6) is maps
 
 
 def test_sampling_agrees_with_the_upsampling_that_heads_use() -> None:
     """A cell of the fine grid, mapped by `resize`, reads what `resized` puts there."""
     maps = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
-    fine = coords.resized(maps, 16)
+    fine = sampling.resized(maps, 16)
     at = torch.from_numpy(coords.apply(coords.resize(16, 6), coords.cells(16))).expand(2, -1, -1)
-    torch.testing.assert_close(coords.sample(maps, at), fine.flatten(2).transpose(1, 2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(sampling.sample(maps, at), fine.flatten(2).transpose(1, 2), atol=1e-5, rtol=0)
 
 
 def test_cells_run_along_rows() -> None:
     np.testing.assert_array_equal(coords.cells(2), [[0, 0], [1, 0], [0, 1], [1, 1]])
     values = torch.arange(9.0).reshape(1, 1, 3, 3)
-    read = coords.sample(values, torch.from_numpy(coords.cells(3))[None])
+    read = sampling.sample(values, torch.from_numpy(coords.cells(3))[None])
     torch.testing.assert_close(read.flatten(), torch.arange(9.0), atol=1e-5, rtol=0)

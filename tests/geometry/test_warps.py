@@ -8,7 +8,7 @@ import torch
 from kornia.geometry.transform import warp_points_tps
 from scipy.interpolate import RBFInterpolator
 
-from uld.geometry import coords, warps
+from uld.geometry import coords, sampling, warps
 from uld.geometry.warps import Warp
 
 SIZE = 32
@@ -88,7 +88,7 @@ def test_pictures_are_those_of_single_warps(padding: str) -> None:
     warp, images = drawn(5), torch.rand(5, 2, SIZE, SIZE)
     found = warp.resample(images, padding)
     for number in range(5):
-        want = coords.warp(images[[number]], warp.affine[number].numpy(), padding)
+        want = sampling.warp(images[[number]], warp.affine[number].numpy(), padding)
         close(found[[number]], want, 1e-4)
 
 
@@ -210,7 +210,7 @@ def test_a_blob_lands_where_its_point_does(controls: int) -> None:
 def test_each_pixel_shows_its_place_in_the_crop(controls: int) -> None:
     warp, images = drawn(3, controls, 0.02), torch.rand(3, 2, SIZE, SIZE)
     pixels = torch.from_numpy(coords.cells(SIZE)).expand(3, -1, 2)
-    want = coords.sample(images, warp.to_crop(pixels)).mT.unflatten(2, (SIZE, SIZE))
+    want = sampling.sample(images, warp.to_crop(pixels)).mT.unflatten(2, (SIZE, SIZE))
     close(warp.resample(images, "border"), want, 1e-4)
 
 

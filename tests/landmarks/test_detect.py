@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from uld.geometry import coords
+from uld.geometry import sampling
 from uld.landmarks.detect import DetectParams, Points, detect
 
 GRID = 12
@@ -117,5 +117,5 @@ def test_each_point_reads_its_own_image() -> None:
     heat = heat_of({(2, 3): 0.9, (7, 7): 0.8, (10, 2): 0.7}, {(4, 4): 0.6}, {(8, 3): 0.5, (3, 8): 0.4})
     whole = detect(descriptors, heat, ALL.expand(3, -1, -1), params())
     at = torch.from_numpy(whole.xy)[:, None]
-    want = coords.sample(descriptors[torch.from_numpy(whole.image)], at)[:, 0]
+    want = sampling.sample(descriptors[torch.from_numpy(whole.image)], at)[:, 0]
     torch.testing.assert_close(torch.from_numpy(whole.descriptor), want, atol=1e-6, rtol=0)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from tests.methods.conftest import GRID, MIRROR, PARTS, PLAIN, TURN, VIEWS, Planted
 from uld.artifacts.labels import Labels
-from uld.geometry import coords
+from uld.geometry import sampling
 from uld.landmarks.recentre import equivariance_error, means_at, recentre
 from uld.landmarks.seen import keep, matches
 from uld.sources.views import View
@@ -46,7 +46,7 @@ def test_kept_descriptors_are_matched_in_their_view(
     assert np.abs(planted.to_image(ROWS, xy, view) - truth).max() < 3 * 0.45
     assert found.shape == (6, PARTS, 1 + 3 * PARTS)
     np.testing.assert_allclose(np.linalg.norm(found, axis=2), 1, atol=1e-5)
-    at = F.normalize(coords.sample(planted.describe(ROWS, view), torch.from_numpy(xy)), dim=2)
+    at = F.normalize(sampling.sample(planted.describe(ROWS, view), torch.from_numpy(xy)), dim=2)
     np.testing.assert_allclose(found, at, atol=2e-3)
 
 
@@ -162,7 +162,7 @@ def some(*lines: tuple[int, int, int, float, float], source: Planted) -> Labels:
 
 def read(source: Planted, image: int, view: int, x: float, y: float) -> np.ndarray:
     maps = source.describe(np.array([image]), VIEWS[view])
-    return F.normalize(coords.sample(maps, torch.tensor([[[x, y]]])), dim=2)[0, 0].numpy()
+    return F.normalize(sampling.sample(maps, torch.tensor([[[x, y]]])), dim=2)[0, 0].numpy()
 
 
 def test_means_of_labels_in_both_flips(planted: Planted) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.methods.conftest import GRID, MIRROR, PARTS, PLAIN, Planted
-from uld.geometry import coords
+from uld.geometry import sampling
 from uld.landmarks import match, seen
 from uld.landmarks.detect import DetectParams, detect
 from uld.landmarks.places import cost
@@ -90,7 +90,7 @@ def test_pieces_do_not_matter(monkeypatch: pytest.MonkeyPatch, size: int, parts:
 def test_descriptors_at_points() -> None:
     kept = keep(Planted(14), ROWS, PLAIN)
     at = torch.from_numpy(np.random.default_rng(0).uniform(0, GRID - 1, (6, 3, 2)).astype(np.float32))
-    want = F.normalize(coords.sample(kept.descriptors.float(), at), dim=2)
+    want = F.normalize(sampling.sample(kept.descriptors.float(), at), dim=2)
     assert torch.equal(kept.at(at), want)
     torch.testing.assert_close(want.norm(dim=2), torch.ones(6, 3))
 

@@ -119,7 +119,7 @@ def test_the_batch_size_does_not_show(planted: Planted, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("times", [1, 3])
 def test_centroids_move_to_their_exemplars(planted: Planted, times: int) -> None:
     still, moved = (discover(planted, pool="pixels", images=99, recentre=n).landmarks.centroids for n in (0, times))
-    kept = [keep(planted, ROWS, view) for view in (PLAIN, MIRROR)]  # type: ignore[arg-type]
+    kept = [keep(planted, ROWS, view) for view in (PLAIN, MIRROR)]
     np.testing.assert_allclose(moved, recentre(kept, still, times), atol=1e-3)
     assert np.abs(moved - still).max() > 0.05
 
@@ -435,6 +435,6 @@ def test_finds_with_a_model_that_does_not_detect(planted: Planted, monkeypatch: 
     planted.detects = False
     monkeypatch.delattr(Planted, "maps")
     assert sorted(parts_of(planted, landmarks)) == list(range(PARTS))
-    found = method().find(planted, landmarks, TEST, PLAIN)  # type: ignore[arg-type]
+    found = method().find(planted, landmarks, TEST, PLAIN)
     np.testing.assert_array_equal(found.xy, found.dense_xy)  # each wins its own part's cells
     assert isinstance(method(), DULD)

@@ -101,7 +101,7 @@ def discover(source: Planted, previous: Labels | None = None, **cluster: Any) ->
 
 def find(source: Planted, rows: np.ndarray, poses: PoseCentroids) -> Found:
     """Landmarks as they look in each image's pose."""
-    return posed.find(source, rows, PLAIN, poses, build(DetectParams, DETECT, "detect"), None)  # type: ignore[arg-type]
+    return posed.find(source, rows, PLAIN, poses, build(DetectParams, DETECT, "detect"), None)
 
 
 def poses_of(source: Planted, rows: np.ndarray, poses: PoseCentroids) -> np.ndarray:

@@ -86,7 +86,7 @@ def test_only_survivors_are_labelled_and_once_each(planted: Planted) -> None:
     assert len(np.unique(np.stack([labels.flipped, labels.image, labels.label]), axis=1).T) == len(labels.image)
     assert keys(labels) == sorted(keys(labels)) and set(labels.image.tolist()) == set(ROWS.tolist())
     survivors, _ = label.closest(
-        label.detections(planted, ROWS, method().params.detect),  # type: ignore[arg-type, attr-defined]
+        label.detections(planted, ROWS, method().params.detect),  # type: ignore[attr-defined]
         method().discover(task(planted, ROWS, 3)).landmarks.centroids,
     )
     assert marked.health["survivors"] == len(survivors.image) / (2 * len(ROWS)) < 3 + 1e-9

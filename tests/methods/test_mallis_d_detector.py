@@ -12,7 +12,7 @@ from tests.methods.conftest import MIRROR, PARTS, PLAIN, Course, Planted, task
 from uld.base.errors import ULDError
 from uld.base.params import build
 from uld.cluster import spool
-from uld.geometry import coords
+from uld.geometry import sampling
 from uld.landmarks.channels import flip_agreement, tops
 from uld.losses.mallis import channel_bce
 from uld.methods import load
@@ -189,7 +189,7 @@ def test_descriptions_do_not_depend_on_batches_or_pieces(planted: Planted, monke
     """They are those of all images in one array."""
     planted.channels = PARTS
     maps = planted.maps(ROWS)
-    x = F.normalize(coords.sample(maps.looks, tops(maps.heat, planted.inside(ROWS), PARTS)[0]), dim=2).numpy()
+    x = F.normalize(sampling.sample(maps.looks, tops(maps.heat, planted.inside(ROWS), PARTS)[0]), dim=2).numpy()
     mean = x.mean(0)
     inertia = float(((x - mean) ** 2).sum(2).ravel().sum(dtype=np.float64))
     for batch, piece in (("32", 2**17), ("5", 7)):

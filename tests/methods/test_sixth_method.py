@@ -71,7 +71,7 @@ def test_it_finds_planted_parts(kind: type[Method], planted: Planted) -> None:
     """Parts look unlike each other and the background."""
     method, rows = make(kind), np.arange(40, 60)
     landmarks = method.discover(task(planted, np.arange(40), PARTS + 1)).landmarks
-    found = method.find(planted, landmarks, rows, PLAIN)  # type: ignore[arg-type]
+    found = method.find(planted, landmarks, rows, PLAIN)
     gap = np.linalg.norm(found.dense_xy[:, :, None] - planted.centres[rows][:, None], axis=3)
     assert (gap.min(1) < 2.5).all()  # of each part there is a landmark, in every image
 

@@ -54,7 +54,7 @@ def test_both_blocks_are_closed(name: str) -> None:
     assert ("train" in vars(kind)) == bool(trains)
     for block in [kind.Cluster, *trains]:
         params: Any = block
-        assert is_dataclass(params) and params.__dataclass_params__.frozen  # type: ignore[attr-defined]
+        assert is_dataclass(params) and params.__dataclass_params__.frozen
         assert params.__pydantic_config__["extra"] == "forbid"
 
 

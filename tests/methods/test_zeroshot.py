@@ -70,7 +70,7 @@ def test_exemplars_show_the_parts(planted: Planted) -> None:
 
 def test_descriptors_between_cells_have_unit_length(planted: Planted) -> None:
     positions = draw(TRAIN, DrawParams(30, 10_000), np.random.default_rng(0))
-    xy, x = describe(planted, positions, PLAIN)  # type: ignore[arg-type]
+    xy, x = describe(planted, positions, PLAIN)
     assert xy.shape == (1200, 2) and x.shape == (1200, 13)
     np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, atol=1e-5)
 

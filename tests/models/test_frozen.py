@@ -12,7 +12,7 @@ from torch import Tensor
 
 from uld.artifacts.models import Origin, save_model
 from uld.base.errors import ULDError
-from uld.geometry import coords
+from uld.geometry import coords, sampling
 from uld.models import frozen
 from uld.models.frozen import Frozen, ProjectionParams
 
@@ -70,7 +70,7 @@ def drawn(names: list[str], centre: str) -> Tensor:
         for name in names:
             value = MAPS[name][n] - (MAPS[name][n].mean((1, 2), keepdim=True) if centre == "image" else 0)
             local = coords.apply(coords.resize(GRID, value.shape[-1]), xy)
-            columns.append(coords.sample(value[None], torch.from_numpy(local)[None])[0])
+            columns.append(sampling.sample(value[None], torch.from_numpy(local)[None])[0])
         rows.append(torch.cat(columns, 1))
     return torch.cat(rows).double()
 

@@ -13,7 +13,7 @@ from uld.base import ranks
 from uld.base.errors import ArtifactError, ULDError
 from uld.diffusion import store
 from uld.diffusion.store import FeatureStore
-from uld.geometry import coords
+from uld.geometry import coords, sampling
 from uld.geometry.frames import Frames
 from uld.geometry.warps import Warp
 from uld.sources.stored_views import StoredViews
@@ -277,7 +277,9 @@ def test_each_image_in_its_own_view(tex: Texture) -> None:
 
 
 def test_points_in_the_cells_of_each_view_equal_a_plain_loop(tex: Texture) -> None:
-    views, place, rows = tex.views(16), tex.frames(16), np.array([4, 0, 4, 2])
+    boxes = np.random.default_rng(3).uniform([0, 0, 30, 25], [9, 9, 45, 40], (8, 4))  # each image has its own
+    place = Frames(coords.crop(boxes, 0.1, SIZE), boxes, tex.crops.inside, SIZE, 16)
+    views, rows = StoredViews(tex.store, place, tex.rows), np.array([4, 0, 4, 2])
     batch = views.draw(rows, np.array([True, False, False, True]), np.random.default_rng(0), ["l10_t5"])
     xy = np.random.default_rng(0).uniform(5, 30, (4, 7, 2)).astype(np.float32)
     xy[1, 2] = np.nan
@@ -376,5 +378,5 @@ def test_the_texture_is_what_it_says(tex: Texture) -> None:
     for number, view in enumerate(tex.store.views):
         for row in range(8):
             at = torch.from_numpy(place.to_cells(np.array([row]), tex.dots[[row]], view))
-            shown = coords.sample(tex.view(row, number).mean(0)[None, None], at)[0, :, 0]
+            shown = sampling.sample(tex.view(row, number).mean(0)[None, None], at)[0, :, 0]
             assert (shown[((at[0] > 0) & (at[0] < SIZE - 1)).all(1)] > 0.8).all()

@@ -17,7 +17,7 @@ from tests.diffusion.texture import Texture
 from uld.base import random, stop
 from uld.base.errors import ParamsError, ULDError
 from uld.base.scratch import scratch_root
-from uld.geometry import coords
+from uld.geometry import coords, sampling
 from uld.geometry.warps import Warp
 from uld.keypoints.classical import ClassicalParams
 from uld.losses.silk import all_pairs, matching_nll
@@ -177,7 +177,7 @@ def _seen(tex: Texture, row: int, view: int, cells: np.ndarray) -> torch.Tensor:
     """Colour at cells (n,) of a view: (n, 3)."""
     y, x = np.divmod(cells, GRID)
     at = coords.apply(coords.resize(GRID, texture.SIZE), np.stack([x, y], 1).astype(np.float32))
-    return coords.sample(tex.view(row, view)[None], torch.from_numpy(at)[None])[0]
+    return sampling.sample(tex.view(row, view)[None], torch.from_numpy(at)[None])[0]
 
 
 def test_matching_counts_a_pair_once() -> None:
@@ -269,7 +269,7 @@ def test_the_detector_learns_from_a_teacher(dotted: Texture) -> None:
         with torch.no_grad():
             heat = head(dotted.store.read(rows, view)).heat
         at = torch.from_numpy(place.to_cells(rows, dotted.dots[rows], dotted.store.views[view]))
-        on = coords.sample(heat, at).mean()
+        on = sampling.sample(heat, at).mean()
         assert on > 0.4 and on > 5 * heat.mean()
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from uld.artifacts.labels import Labels
-from uld.geometry import coords
+from uld.geometry import sampling
 from uld.sources.views import Batch
 from uld.training.labelled import LabelledImages
 from uld.training.self_training import SelfTrainingParams, contrast, draw_pairs, within
@@ -39,7 +39,7 @@ def test_terms_equal_plain_loops(count: int) -> None:
     assert [within(xy, GRID)[i].nonzero()[:, 0].tolist() for i in range(2 * P)] == known
 
     def read(i: int, at: torch.Tensor) -> torch.Tensor:
-        return F.normalize(coords.sample(maps[[i]], at[None, None])[0, 0], dim=0)
+        return F.normalize(sampling.sample(maps[[i]], at[None, None])[0, 0], dim=0)
 
     positive, negative = [], []
     for i in range(2 * P):

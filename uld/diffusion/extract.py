@@ -22,7 +22,7 @@ from uld.diffusion import reduce, store
 from uld.diffusion.extractor import Extractor
 from uld.diffusion.reduce import ReduceParams, Reduction
 from uld.diffusion.store import LATENT, Features, Layout
-from uld.geometry import coords
+from uld.geometry import coords, sampling
 from uld.geometry.coords import Affine
 from uld.images.crops import Crops, as_images
 
@@ -146,7 +146,7 @@ def warped(images: torch.Tensor, index: NDArray[np.int64], views: NDArray[np.int
     out = images.new_empty((len(index), *images.shape[1:]))
     for view in np.unique(views):
         at = np.flatnonzero(views == view)
-        out[at] = coords.warp(images[index[at]], affines[view])
+        out[at] = sampling.warp(images[index[at]], affines[view])
     return out
 
 

@@ -13,7 +13,7 @@ from uld.cluster import kmeans
 from uld.cluster.kmeans import Clusters
 from uld.cluster.quality import quality
 from uld.cluster.spool import Spool, pieces
-from uld.geometry import coords
+from uld.geometry import sampling
 from uld.geometry.frames import Rows
 from uld.landmarks import label, match
 from uld.landmarks.summary import summarise
@@ -29,7 +29,7 @@ def discovery(task: Task) -> Discovery:
     for batch in runtime.batches(rows):
         maps = source.maps(batch, view)
         at, _ = tops(maps.heat, source.inside(batch, view), count)
-        found = F.normalize(coords.sample(maps.looks, at), dim=2).cpu().numpy()
+        found = F.normalize(sampling.sample(maps.looks, at), dim=2).cpu().numpy()
         for one in found:  # in the order of the images, whatever the batches
             total = total + one
         parts.append(source.to_image(batch, at.cpu().numpy(), view).reshape(-1, 2))
@@ -87,7 +87,7 @@ def flip_agreement(source: Source, labels: Labels, rows: Rows, flip: View, centr
         known = np.isfinite(xy).all(2)
         maps = source.describe(batch, flip)
         cells = torch.from_numpy(source.to_cells(batch, np.nan_to_num(xy), flip)).to(maps.device)
-        x = F.normalize(coords.sample(maps, cells), dim=2).cpu().numpy()
+        x = F.normalize(sampling.sample(maps, cells), dim=2).cpu().numpy()
         before.append(np.nonzero(known)[1])
         after.append(x[known])
     turned, _ = kmeans.nearest(after, centroids)

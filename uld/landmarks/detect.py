@@ -11,7 +11,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as closed
 
 from uld.base.params import CLOSED
-from uld.geometry import coords, peaks
+from uld.geometry import peaks, sampling
 
 FAINT = 1e-4  # heat below which all cells are alike
 
@@ -61,5 +61,5 @@ def detect(descriptors: torch.Tensor, heat: torch.Tensor, inside: torch.Tensor, 
     index = torch.from_numpy(image).to(heat.device)
     cell = torch.from_numpy(found.xy[kept]).to(heat.device)
     xy = cell + peaks.quadratic(heat, index, cell.long())
-    table = F.normalize(coords.sample_each(descriptors, index, xy), dim=1)
+    table = F.normalize(sampling.sample_each(descriptors, index, xy), dim=1)
     return Points(image, xy.cpu().numpy(), score, table.cpu().numpy())

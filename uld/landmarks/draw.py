@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass as closed
 
 from uld.base import runtime
 from uld.base.params import CLOSED
-from uld.geometry import coords
+from uld.geometry import sampling
 from uld.sources.source import Source
 from uld.sources.views import View
 
@@ -88,7 +88,7 @@ def describe(source: Source, positions: Draw, view: View) -> tuple[NDArray[np.fl
     x = np.empty((0, 0), dtype=np.float32)
     done = 0
     for rows, at in positions.batches(source, view):
-        part = F.normalize(coords.sample(source.describe(rows, view), at), dim=2).flatten(0, 1).cpu().numpy()
+        part = F.normalize(sampling.sample(source.describe(rows, view), at), dim=2).flatten(0, 1).cpu().numpy()
         if not done:
             x = np.empty((len(xy), part.shape[1]), dtype=np.float32)
         xy[done : done + len(part)] = at.flatten(0, 1).cpu().numpy()

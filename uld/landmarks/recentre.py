@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from uld.artifacts.labels import Labels
-from uld.geometry import coords
+from uld.geometry import sampling
 from uld.landmarks.seen import Seen, keep, matches
 from uld.sources.source import Source
 
@@ -58,7 +58,7 @@ def means_at(kept: list[Seen], source: Source, labels: Labels, count: int) -> ND
         cells = source.to_cells(labels.image[at], labels.xy[at][:, None], one.view)
         maps = one.descriptors
         index, xy = (torch.from_numpy(value).to(maps.device) for value in (place, cells[:, 0]))
-        found = F.normalize(coords.sample_each(maps, index, xy), dim=1)
+        found = F.normalize(sampling.sample_each(maps, index, xy), dim=1)
         np.add.at(total, labels.label[at], found.cpu().numpy())
         seen += np.bincount(labels.label[at], minlength=count)
     return (total / np.maximum(seen, 1)[:, None]).astype(np.float32)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from uld.base import runtime
 from uld.cluster.quality import SAMPLE, scores
-from uld.geometry import coords
+from uld.geometry import sampling
 from uld.geometry.frames import Rows
 from uld.methods.base import Task
 
@@ -32,7 +32,7 @@ def of_landmarks(task: Task, find: Callable[[Rows], NDArray[np.float32]]) -> dic
     for batch in runtime.batches(chosen):
         maps = source.describe(batch, source.views.plain)
         at = torch.from_numpy(find(batch)).to(maps.device)
-        parts.append(F.normalize(coords.sample(maps, at), dim=2).cpu().numpy())
+        parts.append(F.normalize(sampling.sample(maps, at), dim=2).cpu().numpy())
     found = np.concatenate(parts)
     both = scores(found.reshape(-1, found.shape[2]), np.tile(np.arange(count), len(found)))
     return {f"landmark_{name}": value for name, value in both.items()}

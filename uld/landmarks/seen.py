@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from uld.artifacts.found import Found
 from uld.base import runtime
-from uld.geometry import coords
+from uld.geometry import sampling
 from uld.geometry.frames import Rows
 from uld.landmarks import match
 from uld.landmarks.detect import DetectParams, PeakParams, Points, detect
@@ -57,7 +57,7 @@ class Seen:
 
     def at(self, xy: torch.Tensor) -> torch.Tensor:
         """Descriptors (n, K, D) of unit length at points (n, K, 2) in cells."""
-        return F.normalize(coords.sample(self.descriptors.float(), xy), dim=2)
+        return F.normalize(sampling.sample(self.descriptors.float(), xy), dim=2)
 
 
 def look(source: Source, rows: Rows, view: View) -> Seen:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uld.base.errors import ULDError
-from uld.geometry.coords import resized
+from uld.geometry.sampling import resized
 
 PUBLISHED = {"middle": 96, "width": 384, "groups": 32}  # the sizes of Diffusion Hyperfeatures (NeurIPS 2023)
 

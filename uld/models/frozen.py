@@ -17,7 +17,7 @@ from torch import Tensor
 
 from uld.base.errors import ULDError
 from uld.base.params import CLOSED
-from uld.geometry import coords
+from uld.geometry import coords, sampling
 from uld.models.base import Inputs, Maps, Model
 
 
@@ -91,7 +91,7 @@ class Frozen(Model):
             low = torch.einsum("dc,bchw->bdhw", weight, value)
             side = low.shape[-1]
             native[side] = native[side] + low if side in native else low
-        total = self.offset[:, None, None] + sum(coords.resized(low, self.grid) for low in native.values())
+        total = self.offset[:, None, None] + sum(sampling.resized(low, self.grid) for low in native.values())
         return F.normalize(total, dim=1)
 
 
@@ -160,4 +160,4 @@ def _at(value: Tensor, xy: NDArray[np.float64], grid: int, centre: str) -> Tenso
     """(1, C, h, w) at points (P, 2) in cells of a G x G grid -> (P, C)."""
     value = centred(value, value.new_zeros(value.shape[1]), centre)
     local = coords.apply(coords.resize(grid, value.shape[-1]), xy[None])
-    return coords.sample(value, torch.from_numpy(local).to(value.device))[0]
+    return sampling.sample(value, torch.from_numpy(local).to(value.device))[0]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from uld.geometry import coords
+from uld.geometry import coords, sampling
 from uld.geometry.frames import Rows
 from uld.images.crops import Crops
 from uld.models.base import Inputs, Maps, Model
@@ -78,7 +78,7 @@ def self_match(source: Source, rows: Rows, view: View, rng: np.random.Generator)
     """
     at, kept = _points(source, rows, view, rng)
     plain = source.describe(rows, source.views.plain).cpu()
-    first = F.normalize(coords.sample(plain, torch.from_numpy(at[..., :2])), dim=2)
+    first = F.normalize(sampling.sample(plain, torch.from_numpy(at[..., :2])), dim=2)
     best = _best(first, source, rows, view)
     wrong = np.linalg.norm(best - at[..., 2:], axis=2)
     return float((wrong[kept] <= 1.0).mean()) if kept.any() else 0.0
@@ -92,8 +92,8 @@ def flip_ratio(source: Source, rows: Rows, view: View, rng: np.random.Generator)
     """
     at, kept = _points(source, rows, view, rng)
     plain, flipped = (source.describe(rows, one).cpu() for one in (source.views.plain, view))
-    here, there = (coords.sample(maps, torch.from_numpy(at[..., :2])) for maps in (plain, flipped))
-    own = coords.sample(flipped, torch.from_numpy(at[..., 2:]))
+    here, there = (sampling.sample(maps, torch.from_numpy(at[..., :2])) for maps in (plain, flipped))
+    own = sampling.sample(flipped, torch.from_numpy(at[..., 2:]))
     twin = 1 - F.cosine_similarity(here, there, dim=2).numpy()[kept]
     same = 1 - F.cosine_similarity(here, own, dim=2).numpy()[kept]
     return float(twin.mean() / max(same.mean(), 1e-9))

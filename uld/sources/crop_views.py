@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from uld.base import runtime
-from uld.geometry import coords
+from uld.geometry import sampling
 from uld.geometry.frames import Frames, Rows
 from uld.images.crops import Crops, as_images
 from uld.models.base import Inputs
@@ -28,4 +28,4 @@ class CropViews(Views):
 
 def seen(crops: Crops, rows: Rows, view: View, device: torch.device) -> Tensor:
     """Crops of `rows` in a view: (B, 3, S, S) in [0, 1]."""
-    return coords.warp(as_images(crops.images(rows), device), view.affine)
+    return sampling.warp(as_images(crops.images(rows), device), view.affine)

@@ -18,7 +18,7 @@ from torch import Tensor
 from uld.artifacts.models import Origin
 from uld.base import ranks, runtime
 from uld.base.params import CLOSED, build
-from uld.geometry import coords, warps
+from uld.geometry import coords, sampling, warps
 from uld.geometry.coords import Affine
 from uld.geometry.frames import Frames
 from uld.geometry.warps import Warp
@@ -95,7 +95,7 @@ class PixelViews(TrainingViews):
 
     def inputs(self, rows: Rows, view: View, names: list[str]) -> Inputs:
         """Images (B, 3, S, S) in [0, 1] of any rows in a fixed view."""
-        return coords.warp(as_images(self._any(rows), self._device), view.affine)
+        return sampling.warp(as_images(self._any(rows), self._device), view.affine)
 
     def draw(self, rows: Rows, flipped: Flags, rng: np.random.Generator, names: list[str]) -> Batch:
         """A random view of each of `rows` (B,), mirrored or not as `flipped` (B,) says."""

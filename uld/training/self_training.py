@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from uld.base.params import CLOSED
-from uld.geometry import coords, heatmaps
+from uld.geometry import heatmaps, sampling
 from uld.losses import duld
 from uld.methods.base import Training
 from uld.models.base import Model
@@ -101,8 +101,8 @@ def contrast(
     """
     known = within(xy, descriptors.shape[-1])
     xy = xy.masked_fill(~known[..., None], 0)
-    here = F.normalize(coords.sample(descriptors, xy), dim=2)
-    there = coords.sample(descriptors, cells)
+    here = F.normalize(sampling.sample(descriptors, xy), dim=2)
+    there = sampling.sample(descriptors, cells)
     first, second = here.chunk(2)
     both = known[: len(first)] & known[len(first) :]
     positive = duld.attract(first[both], second[both])
