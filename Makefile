@@ -31,7 +31,7 @@ repro: .venv/ready
 	    echo "$$(( ($$(date +%s) - begun + 30) / 60 )) minutes. Open report/index.html"
 
 test: .venv/ready
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) -n $(JOBS) --dist loadgroup $(TESTS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 once: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) --compile --benchmarks -m "compiles or benchmark" \

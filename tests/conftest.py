@@ -44,12 +44,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what the run did not ask for."""
+    """Leave out what the run did not ask for, and put the rest in an order that suits several processes.
+
+    These take one file after the other. One of them makes what the tests of the pipeline share, with the first file;
+    what else needs it comes last, so that no process waits.
+    """
     out = [marker for marker, option in DEARER.items() if not config.getoption(option)]
     dropped = [item for item in items if any(map(item.get_closest_marker, out))]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if item not in dropped]
+    needing = {item.path for item in items if "finished" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: 1 + (item.path in needing) if item.path.name != "test_repro.py" else 0)
 
 
 @pytest.fixture(autouse=True)

@@ -47,7 +47,6 @@ from uld.sources.stored_views import StoredViews
 from uld.starts.base import Site
 from uld.starts.frozen import FrozenStart
 
-pytestmark = pytest.mark.xdist_group("detector")
 COUNT, GRID, CROP = 4, 16, 32
 ROI = roi.RoiParams(providers=("full",), margin=0.1, crop=CROP, max_missing=0.0)
 READOUT = ReadoutParams(((0, 1), (1, 0)), (24, 142), "add_noise", 50, "float32")

@@ -129,7 +129,6 @@ def test_a_mistake_is_told_once(tmp_path: Path, mistake: dict[str, str]) -> None
 
 
 @pytest.mark.cpu  # two processes want two GPUs
-@pytest.mark.xdist_group("ranks")
 def test_a_killed_process_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ULD_SCRATCH", str(tmp_path))
     started = time.monotonic()
@@ -143,7 +142,6 @@ def test_a_killed_process_ends_the_others(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.cpu  # two processes want two GPUs
-@pytest.mark.xdist_group("ranks")
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     for count in (1, 2):
         done = toy(tmp_path, f"of{count}", count)

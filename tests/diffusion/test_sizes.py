@@ -13,8 +13,6 @@ from uld.diffusion.backbone import Backbone, Codec
 from uld.diffusion.extractor import Extractor, ReadoutParams
 from uld.diffusion.pinned import PinnedParams, pin
 
-pytestmark = pytest.mark.xdist_group("sizes")
-
 
 def link(folder: Path, at: Path, size: int) -> Path:
     at.mkdir()

@@ -21,7 +21,6 @@ from uld.diffusion import backbone, training
 from uld.diffusion.extractor import Extractor, ReadoutParams
 from uld.diffusion.training import AugmentParams, TrainParams
 
-pytestmark = pytest.mark.xdist_group("backbone")
 STILL = AugmentParams(mirror=0, shift=0, rotate=0, scale=0, contrast=0)
 PARAMS = TrainParams(
     kind="train",

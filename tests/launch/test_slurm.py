@@ -18,8 +18,6 @@ from launch import slurm
 from launch.slurm import Experiment, app, sweeps
 from uld.base import ranks
 
-pytestmark = pytest.mark.xdist_group("launch")
-
 STAGE = """
 import json, os, signal, time
 from pathlib import Path

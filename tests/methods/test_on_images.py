@@ -25,7 +25,6 @@ from uld.sources.source import Source
 from uld.starts.base import Site
 from uld.starts.encoder import EncoderStart, EncoderStartParams
 
-pytestmark = pytest.mark.xdist_group("on_images")
 SIZE, GRID, COUNT = 32, 16, 4
 VIEWS = {
     "warp": {"rotate": 20, "scale": 0.15, "shift": 0.05, "bend": {"displacement": 0.05, "grid": 3}},

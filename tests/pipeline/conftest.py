@@ -1,5 +1,6 @@
-"""The smoke run: once through DVC in a run of the tests, lent to all tests of the pipeline."""
+"""The smoke run: once in a run of the tests, lent to all tests of the pipeline."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from smoke.project import Project
 from smoke.shared import once
 from uld.base import params
 
-# further lines of the tables, which take the same ways through DVC as the first: their stages run in this process
+# further lines of the tables
 DETECT = {"radius": 1, "threshold": 0.05, "min_points": 6, "max_points": 12}
 KMEANS = {"max_points": 800_000, "restarts": 3, "iterations": 20}
 MORE = {
@@ -36,21 +37,20 @@ MORE = {
         },
     },
 }  # fmt: skip
-ROUNDS = ("resting-1", "mallis_d-1", "mallis_d_detector-1")
-STAGES = [
-    "aggregate@resting",
-    *(f"{stage}@{name}" for name in ROUNDS for stage in ("cluster", "train")),
-    *(f"{stage}@{row}" for row in ("resting", "mallis_d") for stage in ("discover", "predict")),
-]
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The tree after `dvc repro`, committed. Read only: what runs a command of DVC takes a copy."""
+    """The tree as `dvc repro` leaves it, committed. Read only: what runs a command of DVC takes a copy.
+
+    Stages run in this process, and DVC is told so; test_wheel.py runs a whole project with `dvc repro`.
+    """
 
     def make(root: Path) -> None:
         project = Project.export(root)
-        project.dvc("repro")
+        project.stages(*project.order())
+        shutil.rmtree(root / ".scratch")
+        project.dvc("commit", "--force")
         project.run("git", "add", ".")
         project.run("git", "commit", "--quiet", "--message", "smoke run")
 
@@ -63,9 +63,9 @@ def extended(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Pro
 
     def make(root: Path) -> None:
         project = finished.copy(root)
-        tables = params.load(root / "params.yaml")
+        tables, before = params.load(root / "params.yaml"), project.order()
         project.set(**{name: tables[name] | lines for name, lines in MORE.items()})
-        project.stages(*STAGES)
+        project.stages(*(stage for stage in project.order() if stage not in before))
 
     return Project(once(tmp_path_factory, "extended", make))
 

@@ -10,8 +10,6 @@ import pytest
 
 from smoke.project import Project, refused
 
-pytestmark = pytest.mark.xdist_group("smoke")
-
 
 def test_an_empty_folder(fresh: Project) -> None:
     shutil.rmtree(fresh.root / "photos")

@@ -11,8 +11,7 @@ import pytest
 from smoke.project import Project, ran, restored
 from uld.base import params
 
-pytestmark = pytest.mark.xdist_group("smoke")
-ROW = [*(f"{stage}@zeroshot" for stage in ("discover", "predict", "regress", "evaluate")), "report"]
+ROW = ["code", *(f"{stage}@zeroshot" for stage in ("discover", "predict", "regress", "evaluate")), "report"]
 
 
 def test_an_option_of_the_report_runs_the_report(project: Project) -> None:

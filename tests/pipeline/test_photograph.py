@@ -9,8 +9,6 @@ import pytest
 from smoke.project import Project
 from uld.artifacts.predictions import read_predictions
 
-pytestmark = pytest.mark.xdist_group("smoke")
-
 
 @pytest.mark.parametrize("row", ["zeroshot", "duld", "resting", "duld_pp", "pixels", "mallis_d"])
 def test_predict_on_photographs_equals_the_cached_prediction(extended: Project, tmp_path: Path, row: str) -> None:

@@ -1,7 +1,8 @@
-"""`dvc repro` from photographs to a report, and what Git and DVC then say about it."""
+"""The run from photographs to a report, and what Git and DVC then say about it."""
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from smoke.process import SEVERAL
 from smoke.project import Project, ran
 from uld.artifacts.annotations import read_annotations
 from uld.artifacts.labels import read_labels
 from uld.artifacts.predictions import read_predictions
-
-pytestmark = pytest.mark.xdist_group("smoke")
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_nothing_that_crosses_stages_holds_a_path_of_the_machine(finished: Proje
 
 
 def test_running_stages_again_gives_the_same_bytes(extended: Project, tmp_path: Path) -> None:
-    """In another process, and without any output but the backbone (test_interrupts.py)."""
+    """In a process with other hashes, and without any output but the backbone (test_interrupts.py)."""
     stages = ["data", "roi", "features@trained", "bootstrap@silk", "aggregate@resting"]
     stages += [f"{stage}@{name}" for name in ("duld-1", "resting-1") for stage in ("cluster", "train")]
     stages += [f"{stage}@{row}" for row in ("duld", "resting") for stage in ("discover", "predict")]
@@ -153,7 +153,7 @@ def test_running_stages_again_gives_the_same_bytes(extended: Project, tmp_path: 
     for made in (project.root / "artifacts").iterdir():
         if made.name != "backbone":
             shutil.rmtree(made)
-    project.stages(*stages)
+    project.run(sys.executable, "-c", SEVERAL, *stages, PYTHONHASHSEED="1")
     before, after = extended.files("artifacts"), project.files("artifacts")
     assert [name for name, data in after.items() if before[name] != data] == []
     assert len(after) > 60

@@ -7,7 +7,6 @@ import pytest
 from smoke.project import Project, ran, restored
 from uld.base import params
 
-pytestmark = pytest.mark.xdist_group("smoke")
 ROW = "zeroshot"
 
 

@@ -3,12 +3,9 @@
 import shutil
 from pathlib import Path
 
-import pytest
-
 import graph
 from smoke.project import Project
 
-pytestmark = pytest.mark.xdist_group("smoke")
 ROWS = ("mean_shape", "zeroshot", "duld", "duld_pp", "pixels")
 SCORED = [f"{stage}@{row}" for row in ROWS for stage in ("regress", "evaluate")]
 

@@ -14,7 +14,6 @@ from uld.base.errors import DataError, NotInstalled, ParamsError
 from uld.roi.torchvision import Torchvision, TorchvisionParams
 from uld.roi.transformers import Transformers, TransformersParams
 
-pytestmark = pytest.mark.xdist_group("transformers")
 CONTEXT = roi.Context(Path("."), Path("annotations.h5"))
 PHOTO = np.random.default_rng(0).integers(0, 255, (80, 120, 3), dtype=np.uint8)
 

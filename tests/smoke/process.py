@@ -16,6 +16,14 @@ from uld.base import scratch
 ROOT = Path(__file__).parents[2]
 Done = subprocess.CompletedProcess[str]
 
+# the other way about: a process of its own for stages one after the other, which takes longer to start than they do
+SEVERAL = """
+import runpy, sys
+for name in sys.argv[1:]:
+    sys.argv = name.split("@")
+    runpy.run_module(f"stages.{sys.argv[0]}", run_name="__main__")
+"""
+
 
 def stage(folder: Path, name: str, *words: str) -> Done:
     """What `python -m stages.<name> <words>` does in a project's folder: its exit code and what it said."""

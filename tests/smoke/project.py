@@ -108,6 +108,14 @@ class Project:
             said += done.stdout
         return said
 
+    def order(self) -> list[str]:
+        """All stages, each after those that it needs: lines of the tables start from earlier ones."""
+        tables = params.load(self.root / "params.yaml")
+        parts = {"stores": ["features"], "starts": ["bootstrap"], "aggregated": ["aggregate"]}
+        parts |= {"rounds": ["cluster", "train"], "rows": ["discover", "predict", "regress", "evaluate"]}
+        lines = [f"{stage}@{line}" for table, stages in parts.items() for line in tables[table] for stage in stages]
+        return ["code", "data", "roi", "backbone", *lines, "report"]
+
     def uld(self, *words: str) -> str:
         """Output of a command of ours that must succeed, in this process."""
         with process.as_a_process(self.root, "uld", *words):

@@ -24,7 +24,6 @@ from uld.sources.opened import last_labels, open_model, open_views, trained_more
 from uld.sources.pixel_views import PixelViews
 from uld.sources.stored_views import StoredViews
 
-pytestmark = pytest.mark.xdist_group("opened")
 GRID = 8
 DRAWN: dict[str, Any] = {"warp": MOVING, "light": DARK}
 

@@ -15,7 +15,6 @@ from uld.models.heads import Heads
 from uld.models.pose import PoseVAE
 from uld.sources.source import Source
 
-pytestmark = pytest.mark.xdist_group("source")
 GRID = 8
 
 

@@ -19,7 +19,6 @@ from uld.geometry.warps import Warp
 from uld.sources.stored_views import StoredViews
 from uld.sources.views import Ahead, Batch
 
-pytestmark = pytest.mark.xdist_group("views")
 GRID, SIZE = 8, 32
 CELLS = np.arange(GRID * GRID)
 Y, X = np.divmod(CELLS, GRID)

@@ -28,7 +28,6 @@ from uld.evaluate.poses import of_rounds
 from uld.evaluate.scores import finite
 from uld.images import cut
 
-pytestmark = pytest.mark.xdist_group("report")
 ROOT = Path(__file__).parents[2]
 N, TRAIN, K = 30, 20, 4
 IMAGES = np.array([f"{n:02d}.png" for n in range(N - 1)] + ["z<b>&.png"], dtype=object)

@@ -21,7 +21,6 @@ from uld.sources.pixel_views import PixelViewParams, PixelViews
 from uld.sources.views import TrainingViews
 from uld.starts.base import Made, Site, Start
 
-pytestmark = pytest.mark.xdist_group("starts")
 GRID = 8
 STEPS = 12
 PROJECTION: dict[str, Any] = {

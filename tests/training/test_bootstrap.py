@@ -31,7 +31,6 @@ from uld.starts.heads import HeadsStart, HeadsStartParams
 from uld.training import bootstrap
 from uld.training.bootstrap import BootstrapParams, SilkParams, matching, teacher
 
-pytestmark = pytest.mark.xdist_group("bootstrap")
 GRID = 16
 MODEL = HeadsParams(((0, 0), (1, 0)), (5,), 8, 16, 4, 16, "convolution", "native", None)
 SILK = {"by": "silk", "tolerance": 1}

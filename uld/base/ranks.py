@@ -11,6 +11,7 @@ batches.
 
 import contextlib
 import datetime
+import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -137,17 +138,22 @@ def leads() -> bool:
     return any(_leading)
 
 
-def offer(kind: str, compute: Callable[[Any], Tensors]) -> None:
-    """Name the work that `spread` may ask of this process: every process must have done so."""
-    _served[kind] = compute
+def offer(module: str, compute: Callable[[Any], Tensors]) -> None:
+    """Say what `spread` may ask of a process: a module does so when it is imported, under its own name."""
+    _served[module] = compute
 
 
-def spread(kind: str, tasks: list[Any]) -> list[Tensors]:
-    """The results of one task a process, in order; all have the same shapes. Only the first process may call it."""
-    _broken.append(kind)
-    _tell((kind, tasks))
+def spread(module: str, tasks: list[Any]) -> list[Tensors]:
+    """The results of one task a process, in order; all have the same shapes. Only the first process may call it.
+
+    Args:
+        module: name of the one that offers the work.
+        tasks: its arguments.
+    """
+    _broken.append(module)
+    _tell((module, tasks))
     found: dict[str, list[torch.Tensor]] = {}
-    for name, value in _served[kind](tasks[0]).items():
+    for name, value in _served[module](tasks[0]).items():
         own = value.contiguous()  # and so are the buffers
         found[name] = [torch.empty_like(own) for _ in tasks]
         dist.gather(own, found[name])
@@ -159,8 +165,10 @@ def _serve() -> None:
     """Do what the first process asks, until it asks for nothing."""
     with stop.interruptible():  # it is the first process that stops at a safe point
         while (asked := _told()) is not None:
-            kind, tasks = asked
-            for value in _served[kind](tasks[runtime.process()]).values():
+            module, tasks = asked
+            if module not in _served:  # the first process alone has opened what needs it
+                importlib.import_module(module)
+            for value in _served[module](tasks[runtime.process()]).values():
                 dist.gather(value.contiguous())
 
 

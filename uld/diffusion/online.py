@@ -54,7 +54,7 @@ class LatentStore(FeatureStore):
                 return self.computed(rows, views, names)
             pieces = ranks.shares(len(rows))
             tasks = [(str(self.path), rows[piece], views[piece], names) for piece in pieces]
-            parts = ranks.spread("features", tasks)
+            parts = ranks.spread(__name__, tasks)
         return {name: torch.cat([part[name] for part in parts])[: len(rows)] for name in names}
 
     def computed(self, rows: NDArray[np.int64], views: NDArray[np.int64], names: list[str]) -> Features:
@@ -83,7 +83,7 @@ def _share(task: tuple[str, NDArray[np.int64], NDArray[np.int64], list[str]]) ->
     return _open[path].computed(rows, views, names)
 
 
-ranks.offer("features", _share)
+ranks.offer(__name__, _share)
 
 
 def open_store(path: Path) -> FeatureStore:

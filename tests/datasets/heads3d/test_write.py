@@ -13,8 +13,6 @@ from uld.datasets.heads3d.photo import photo
 from uld.datasets.heads3d.write import write
 from uld.datasets.index import build
 
-pytestmark = pytest.mark.xdist_group("heads")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
