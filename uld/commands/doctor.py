@@ -131,7 +131,7 @@ def _stage_python() -> str:
 
 
 def _dvc() -> str:
-    done = subprocess.run([sys.executable, "-m", "dvc", "status", "--json"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "dvc", "status", "--json", "dvc.yaml"], capture_output=True, text=True)
     if done.returncode:
         reason = done.stderr.strip().splitlines() or ["no reason given"]
         raise ULDError(f"`dvc status` fails: {reason[-1].removeprefix('ERROR: ')}")
