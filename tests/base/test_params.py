@@ -153,3 +153,9 @@ def test_names_of_the_first_version_are_told_with_todays(tmp_path: Path) -> None
         params.read(dict[str, Any], "rows.duld", path)
     assert params.read(int, "seed", path) == 1
     assert params.outdated({"rows": {}, "variants": {}}) == ""
+    path.write_text("starts: {silk: {head: learned, features: trained}}\nrows: {duld: {step: duld}}\nkeypoints: {}\n")
+    for key in ("starts.silk.model", "rounds.duld-1"):
+        with pytest.raises(ParamsError, match=r"keypoints is starts\.\*\.train\.keypoints now") as caught:
+            params.read(str, key, path)
+        for said in ("`head: learned` is `model: heads`", "`step: X` is `method: X`", "`reads: features/X`"):
+            assert said in str(caught.value)

@@ -1,4 +1,4 @@
-"""The store of what is at rest in a model: the items of its parent, what made it, and its own checksum."""
+"""The store of what a frozen trunk makes: the items of its parent, what made it, and its own checksum."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from tests.diffusion.texture import Texture
 from uld.diffusion import aggregated
 from uld.diffusion.store import FeatureStore
 from uld.models.aggregator import Aggregator
-from uld.models.frozen import FrozenHead
-from uld.models.heads import LearnedHead
+from uld.models.frozen import Frozen
+from uld.models.heads import Heads
 
 
 @pytest.fixture(scope="module")
@@ -21,17 +21,17 @@ def tex(tmp_path_factory: pytest.TempPathFactory) -> Texture:
 
 
 @pytest.fixture
-def head() -> LearnedHead:
+def head() -> Heads:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        base = FrozenHead(["l00_t5"], [8], 5, 16, "image")
+        base = Frozen(["l00_t5"], [8], 5, 16, "image")
         base.projection.copy_(torch.randn(5, 8))
-        return LearnedHead(base, Aggregator(["l10_t5"], [6], 4, 8, 4, 16), 8, "linear").eval()
+        return Heads(base, Aggregator(["l10_t5"], [6], 4, 8, 4, 16), 8, "linear").eval()
 
 
-def test_every_item_of_the_parent(tmp_path: Path, tex: Texture, head: LearnedHead) -> None:
+def test_every_item_of_the_parent(tmp_path: Path, tex: Texture, head: Heads) -> None:
     (tex.store.path / "backbone/uld.json").write_text("{}")
-    aggregated.fill(tmp_path / "silk.zarr", tex.store, head, "silk")
+    aggregated.fill(tmp_path / "silk.zarr", tex.store, head, "its weights", "silk")
     found = FeatureStore(tmp_path / "silk.zarr")
     np.testing.assert_array_equal(found.layout.items, tex.store.layout.items)
     np.testing.assert_array_equal(found.views, tex.store.views)
@@ -39,15 +39,15 @@ def test_every_item_of_the_parent(tmp_path: Path, tex: Texture, head: LearnedHea
     assert (found.path / "backbone/uld.json").read_text() == "{}"
     for row, view in found.layout.items:
         with torch.no_grad():
-            want = head.at_rest(tex.store.read(np.array([row]), view))
+            want = head.trunk(tex.store.read(np.array([row]), view))
         for name, value in found.read(np.array([row]), view).items():
             torch.testing.assert_close(value, want[name], atol=2e-3, rtol=2e-3)  # float16
 
 
-def test_it_says_what_it_was_made_of(tmp_path: Path, tex: Texture, head: LearnedHead) -> None:
-    aggregated.fill(tmp_path / "silk.zarr", tex.store, head, "silk")
+def test_it_says_what_it_was_made_of(tmp_path: Path, tex: Texture, head: Heads) -> None:
+    aggregated.fill(tmp_path / "silk.zarr", tex.store, head, "its weights", "silk")
     spec, parent = FeatureStore(tmp_path / "silk.zarr").spec, tex.store.spec
-    assert (spec["keep"], spec["start"], spec["aggregator"]) == ("aggregated", "silk", head.fingerprint())
+    assert (spec["keep"], spec["trunk"]) == ("aggregated", "its weights")
     assert spec["parent"] == parent["digest"] != spec["digest"]
     assert {key: spec[key] for key in ("rows", "crops", "backbone")} == {
         key: parent[key] for key in spec if key in ("rows", "crops", "backbone")

@@ -15,18 +15,20 @@ from uld.base import params, runtime
 from uld.base.errors import ArtifactError
 from uld.commands import plan
 from uld.diffusion import backbone, extract, reduce
-from uld.diffusion.extract import NetworkParams, ViewParams
+from uld.diffusion.extract import StoreParams, ViewParams
 from uld.diffusion.extractor import Extractor, ReadoutParams
 from uld.diffusion.online import LatentStore, open_store
 from uld.diffusion.reduce import ReduceParams
 from uld.diffusion.store import FeatureStore
 from uld.geometry import coords
+from uld.geometry.frames import Frames, corners
 from uld.images.crops import Crops
 from uld.models.frozen import ProjectionParams
-from uld.models.heads import ModelParams
-from uld.sources.source import frames
-from uld.training import bootstrap
-from uld.training.bootstrap import BootstrapParams, SilkParams
+from uld.models.heads import HeadsParams
+from uld.sources.stored_views import StoredViews
+from uld.starts.base import Site
+from uld.starts.heads import HeadsStart, HeadsStartParams
+from uld.training.bootstrap import BootstrapParams
 
 TRAIN = np.arange(5)
 VIEWS = (ViewParams(False, 0, 1), ViewParams(True, 0, 1), ViewParams(False, 90, 1))
@@ -45,7 +47,7 @@ def stores(tmp_path: Path, pixel_folder: Path, crops32: Crops, photographs: tupl
         opened = []
         for keep in ("features", "latents"):
             path = tmp_path / "features" / f"{keep}.zarr"
-            network = NetworkParams(True, keep, VIEWS)  # type: ignore[arg-type]
+            network = StoreParams(True, keep, VIEWS)  # type: ignore[arg-type]
             extract.fill(path, extractor, crops32, photographs[1], network, reduction, 0, warps, pixel_folder)
             opened.append(open_store(path))
         return opened[0], opened[1]
@@ -114,17 +116,20 @@ def test_a_batch_that_memory_does_not_hold_is_halved(stores: Any, monkeypatch: p
 
 
 def test_training_from_latents_is_training_from_features(
-    stores: Any, crops32: Crops, photographs: tuple[Path, pd.DataFrame]
+    stores: Any, crops32: Crops, photographs: tuple[Path, pd.DataFrame], tmp_path: Path
 ) -> None:
     """A bootstrap draws the same pairs and ends in the same model, but for the rounding of latents to float16."""
-    model = ModelParams(((0, 1), (1, 0)), (24,), 8, 16, 4, 16, "convolution", "native", None)
+    network = HeadsParams(((0, 1), (1, 0)), (24,), 8, 16, 4, 16, "convolution", "native", None)
     projection = ProjectionParams(((0, 1), (1, 0)), 6, 8, "image", 1.0, 5, 40)
-    block = BootstrapParams("learned", "x", projection, model, "silk", 1.0, 12, 3, 1e-3, 1e-3, 0.05, "both")
+    block = BootstrapParams({"by": "silk", "tolerance": 1}, 1.0, 12, 3, 1e-3, 1e-3, 0.05, "both")
+    start = HeadsStart(HeadsStartParams("heads", "features/either", projection, network, block))
+    frames = Frames(crops32.affine, corners(photographs[1]), crops32.inside, crops32.size, 8)
     ends = []
-    for store in stores():
-        place = frames(store, crops32, photographs[1], 8)
-        head, history = bootstrap.bootstrap(block, SilkParams(1), store, place, crops32, np.arange(5), 0, "either")
-        ends.append((head(store.read(np.arange(7))).detach(), history["loss"].to_numpy()))
+    for number, store in enumerate(stores()):
+        site = Site(StoredViews(store, frames, TRAIN), crops32, 0, tmp_path / f"{number}.pt", "either")
+        made = start.make(site)
+        assert made.history is not None
+        ends.append((made.model.describe(store.read(np.arange(7))).detach(), made.history["loss"].to_numpy()))
     assert ends[0][1][-1] < 0.97 * ends[0][1][0]  # it learns
     np.testing.assert_allclose(ends[1][1], ends[0][1], rtol=5e-3)
     torch.testing.assert_close(ends[1][0], ends[0][0], atol=0.03, rtol=0)  # of descriptors of unit length

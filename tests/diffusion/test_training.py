@@ -34,6 +34,7 @@ PARAMS = TrainParams(
     batch=4,
     lr=4e-3,
     warmup=5,
+    decay="constant",
     ema=0.9,
     max_timestep=500,
     check_timesteps=(142,),
