@@ -176,7 +176,7 @@ def test_folders_are_told_apart_by_commit_and_settings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "said"), [(".", "--local runs on this machine"), ("data", "submit from the project's folder")]
+    ("place", "said"), [(".", "--local runs on this machine"), ("data", "submit from the repository's root")]
 )
 def test_what_a_user_can_get_wrong(repo: Path, monkeypatch: pytest.MonkeyPatch, place: str, said: str) -> None:
     monkeypatch.chdir(repo / place)

@@ -83,13 +83,11 @@ def test_latents_are_read_by_all(project: Project) -> None:
 def test_rounds_train_in_all(project: Project) -> None:
     rounds = ["duld_pp-1", "pose_proxy-1", "duld-1"]  # each starts where the next ends: this one is still the old one
     wanted = {key: head(project, key) for key in rounds}
-    said = in_two(project, *(f"train@{key}" for key in rounds))
+    in_two(project, *(f"train@{key}" for key in rounds))
     start = head(project, "silk")
     for key, want in wanted.items():
         same(want, head(project, key))
         assert not any(torch.equal(want[name], value) for name, value in start.items() if "detect" in name)
-    steps = [line for line in said.splitlines() if line.startswith("round ")]
-    assert steps and len(steps) == len(set(steps))  # the first process speaks
 
 
 def test_training_in_two_processes_stops_and_goes_on(project: Project) -> None:
@@ -99,7 +97,8 @@ def test_training_in_two_processes_stops_and_goes_on(project: Project) -> None:
     assert started.stdout is not None
     next(line for line in started.stdout if line.startswith("round duld-1 step 50"))
     started.terminate()
-    _, said = started.communicate(timeout=120)
+    more, said = started.communicate(timeout=120)
+    assert "step 50" not in more  # the first process speaks
     assert "round duld-1 saved at step" in said
     (project.root / "artifacts/rounds/duld-1/model.safetensors").unlink()
     project.stages("train@duld-1")
@@ -121,7 +120,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
 def test_a_mistake_ends_all_processes(project: Project) -> None:
     project.set(**{"stores.trained.keep": "latents"})
     project.stages("features@trained")
-    shutil.rmtree(project.root / "artifacts/backbone/scheduler")
+    shutil.rmtree(project.root / "artifacts/features/trained.zarr/backbone/scheduler")
     done = project.attempt(sys.executable, "-m", "stages.bootstrap", "silk", ULD_NPROC="2")
     assert done.returncode != 0 and "it has no 'scheduler/'" in done.stderr
 

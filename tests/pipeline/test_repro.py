@@ -110,7 +110,7 @@ def test_a_round_on_an_aggregator_that_rests(extended: Project) -> None:
     silk, free, rest = (load_file(extended.root / f"artifacts/rounds/{name}/model.safetensors") for name in names)
     assert silk.keys() == free.keys() == rest.keys()
     learned = {name.split(".")[0] for name in silk if not torch.equal(silk[name], rest[name])}
-    assert learned == {"describe", "detect"}
+    assert learned == {"descriptor_head", "detector_head"}
     assert any(not torch.equal(silk[name], free[name]) for name in silk if name.startswith("aggregate."))
 
 
