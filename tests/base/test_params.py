@@ -151,7 +151,6 @@ def test_names_of_the_first_version_are_told_with_todays(tmp_path: Path) -> None
     path.write_text("variants: {duld: {}}\nsteps: {}\nseed: 1\n")
     with pytest.raises(ParamsError, match=r"earlier version of uld.*variants is rows now, steps is methods now"):
         params.read(dict[str, Any], "rows.duld", path)
-    assert params.read(int, "seed", path) == 1
     assert params.outdated({"rows": {}, "variants": {}}) == ""
     path.write_text("starts: {silk: {head: learned, features: trained}}\nrows: {duld: {step: duld}}\nkeypoints: {}\n")
     for key in ("starts.silk.model", "rounds.duld-1"):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from uld.base import params
+from uld.base.errors import ParamsError
 from uld.commands import blocks, experiments, kept, projects, table
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +97,7 @@ def test_params_of_the_first_version_are_refused_with_the_new_names(project, uld
     path = project / "params.yaml"
     path.write_text(path.read_text().replace("\nevaluate:", "\nlayout:").replace("\nreport:", "\ncolours:"))
     (project / "dvc.yaml").touch()
-    (said,) = blocks.problems(path)
-    assert "layout is evaluate now, colours is report now" in said
+    with pytest.raises(ParamsError, match="layout is evaluate now, colours is report now") as caught:
+        blocks.problems(path)
+    said = str(caught.value)
     assert said.replace(str(path), "params.yaml") in uld("table", "ablation").output.replace(str(path), "params.yaml")

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uld.artifacts.predictions import Predictions
+from uld.artifacts.found import Found
+from uld.artifacts.predictions import Predictions, Warped
 from uld.evaluate.ced import auc, ced, cumulative, failure
 from uld.evaluate.nme import image_nme, interval, landmark_nme, nme
 from uld.evaluate.pck import match, pck, raw_accuracy, threshold_name
@@ -97,22 +98,20 @@ def test_landmarks_never_seen_beside_an_annotation_are_not_matched() -> None:
     assert match(np.zeros((10, 0, 2)), truth, np.ones(10)).shape == (0, 2)
 
 
-def predictions_of(view_xy: np.ndarray, mirrored: list[bool]) -> Predictions:
-    n, _, k, _ = view_xy.shape
-    xy, score = view_xy[:, 0], np.ones((n, k), dtype=np.float32)
-    split = np.array(["test"] * n, dtype=object)
-    return Predictions(split, split, xy, score, xy, score, view_xy, np.array(mirrored))
+def predictions_of(xy: np.ndarray, rows: list[int], warped: np.ndarray) -> Predictions:
+    score = np.ones(xy.shape[:2], dtype=np.float32)
+    split = np.array(["test" if row in rows else "train" for row in range(len(xy))], dtype=object)
+    return Predictions(split, split, Found(xy, score, xy, score), Warped(np.array(rows), warped))
 
 
-def test_stability_leaves_mirrored_views_out_and_divides_by_the_box() -> None:
-    view_xy = np.zeros((2, 4, 3, 2), dtype=np.float32)
-    view_xy[:, 1] = [3, 4]
-    view_xy[:, 2] = 1000
-    boxes = np.array([[0, 0, 100, 25], [10, 10, 60, 60]], dtype=np.float64)
-    rows = np.arange(2)
-    assert stability(predictions_of(view_xy, [False, False, True, False]), boxes, rows) == pytest.approx(5)
-    assert np.isnan(stability(predictions_of(view_xy[:, :1], [False]), boxes, rows))
-    assert np.isnan(stability(predictions_of(view_xy[:, :, :0], [False] * 4), boxes, rows))
+def test_stability_is_the_move_of_test_images_divided_by_the_box() -> None:
+    """Images 0 and 2 are test images, of 50 pixels a side; one of their two warps moves each landmark by 5 of them."""
+    xy = np.random.default_rng(0).uniform(size=(3, 4, 2)).astype(np.float32)
+    warped = np.stack([xy[[0, 2]], xy[[0, 2]] + np.float32([3, 4])], axis=1)
+    boxes = np.array([[0, 0, 100, 25], [0, 0, 1, 1], [10, 10, 60, 60]], dtype=np.float64)
+    assert stability(predictions_of(xy, [0, 2], warped), boxes) == pytest.approx(5)
+    assert np.isnan(stability(predictions_of(xy, [0, 2], warped[:, :0]), boxes))
+    assert np.isnan(stability(predictions_of(xy[:, :0], [0, 2], warped[:, :, :0]), boxes))
 
 
 def test_detection_rate_is_by_landmark() -> None:

@@ -14,7 +14,8 @@ import pytest
 from uld.artifacts.annotations import Annotations, AnnotationSet, write_annotations
 from uld.artifacts.boxes import read_boxes
 from uld.artifacts.files import write_json, write_table
-from uld.artifacts.predictions import Predictions, read_predictions, write_predictions
+from uld.artifacts.found import Found
+from uld.artifacts.predictions import Predictions, Warped, read_predictions, write_predictions
 from uld.base.errors import ArtifactError
 
 ROOT = Path(__file__).parents[2]
@@ -43,10 +44,9 @@ def write_row(row: str, landmarks: np.ndarray, gaps: bool = False, dense: np.nda
     dense = xy.copy() if dense is None else dense.astype(np.float32)
     if gaps:
         xy[::4, 0] = np.nan
-    views = np.stack([dense, dense + 1, dense + 50], axis=1)
     score = np.ones(dense.shape[:2], dtype=np.float32)
-    mirrored = np.array([False, False, True])
-    one = Predictions(images, split, xy, score, dense, score, views, mirrored)
+    warped = Warped(np.arange(TRAIN, N), dense[TRAIN:, None] + 1)
+    one = Predictions(images, split, Found(xy, score, dense, score), warped)
     write_predictions(Path(f"artifacts/predictions/{row}.h5"), one)
     write_json(Path(f"artifacts/landmarks/{row}/quality.json"), {"silhouette": 0.5, "points": 9})
 
@@ -207,7 +207,7 @@ def test_boxes_of_other_images(truth: np.ndarray, monkeypatch: pytest.MonkeyPatc
 def test_a_landmark_row_that_is_never_detected(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path("artifacts/predictions/found.h5")
     one = read_predictions(path)
-    write_predictions(path, replace(one, xy=np.full_like(one.xy, np.nan)))
+    write_predictions(path, replace(one, found=replace(one.found, xy=np.full_like(one.found.xy, np.nan))))
     tree = run("found", monkeypatch)
     assert tree["detection_rate"] == 0
     detected = tree["canonical"]["p5"]["detected"]
