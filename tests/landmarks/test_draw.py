@@ -1,5 +1,6 @@
 """Random positions: inside, evenly spread, capped, and the same whatever the batch size."""
 
+import itertools
 import logging
 
 import numpy as np
@@ -19,9 +20,11 @@ def test_positions_lie_in_cells_inside(seed: int, share: float) -> None:
     uniform[0, 0], uniform[0, 1] = 0, np.nextafter(np.float32(1), np.float32(0))
     xy = place(inside, torch.from_numpy(uniform))
     assert (xy >= -0.5).all() and (xy <= 5.5).all()
-    x, y = (xy - 1e-6).round().clamp(0, 5).long().unbind(dim=2)
-    hit = inside[torch.arange(4)[:, None], y, x] | ~inside.flatten(1).any(dim=1)[:, None]
-    assert hit[1:].all()
+    hit = ~inside.flatten(1).any(dim=1)[:, None].expand(4, 50)
+    for shift in itertools.product((-1e-5, 1e-5), repeat=2):  # a position on an edge belongs to either cell
+        x, y = (xy + torch.tensor(shift)).round().clamp(0, 5).long().unbind(dim=2)
+        hit = hit | inside[torch.arange(4)[:, None], y, x]
+    assert hit.all()
 
 
 def test_positions_are_even() -> None:
