@@ -10,7 +10,8 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 
-from uld.diffusion import backbone
+from tests.diffusion.filling import SHARD_BYTES, build
+from uld.diffusion import backbone, store
 from uld.diffusion.backbone import Backbone
 
 WIDTH = 32  # of the prompt
@@ -113,3 +114,14 @@ def in_shards() -> Callable[..., None]:
 @pytest.fixture
 def sd(sd_folder: Path) -> Backbone:
     return backbone.load(sd_folder)
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "SHARD_BYTES", SHARD_BYTES)
+
+
+@pytest.fixture
+def whole(tmp_path: Path, small_shards: None) -> Path:
+    """A store built without any trouble."""
+    return build(tmp_path / "whole")

@@ -9,22 +9,13 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
 from safetensors.torch import load_file
 
+from tests.diffusion.folders import refused
 from uld.base.errors import BackboneError
 from uld.diffusion import backbone, pinned
 from uld.diffusion.extractor import Extractor, ReadoutParams
 from uld.diffusion.pinned import PinnedParams
 
 CLIP_LETTERS = [chr(code) for code in range(33, 127)]
-
-
-def refused(folder: Path) -> str:
-    with pytest.raises(BackboneError) as caught:
-        backbone.load(folder)
-    return str(caught.value)
-
-
-def edit(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def pin(artifacts: Path, folder: Path, **changes: object) -> Path:

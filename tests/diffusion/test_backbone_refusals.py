@@ -1,6 +1,5 @@
 """What is said when a folder is no model, or its parts do not fit each other."""
 
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -11,19 +10,10 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
+from tests.diffusion.folders import edit, refused
 from uld.base.errors import BackboneError
 from uld.diffusion import backbone, pinned
 from uld.diffusion.pinned import PinnedParams
-
-
-def refused(folder: Path) -> str:
-    with pytest.raises(BackboneError) as caught:
-        backbone.load(folder)
-    return str(caught.value)
-
-
-def edit(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_a_missing_folder_does_not_blame_the_network() -> None:

@@ -18,7 +18,6 @@ from tests.diffusion.filling import (
     ROWS,
     SHAPES,
     SHARD,
-    SHARD_BYTES,
     TRAIN,
     WARP,
     Counting,
@@ -34,16 +33,7 @@ from uld.diffusion import store
 from uld.diffusion.store import Features, FeatureStore
 from uld.geometry import coords
 
-
-@pytest.fixture(autouse=True)
-def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "SHARD_BYTES", SHARD_BYTES)
-
-
-@pytest.fixture
-def whole(tmp_path: Path) -> Path:
-    """A store built without any trouble."""
-    return build(tmp_path / "whole")
+pytestmark = pytest.mark.usefixtures("small_shards")
 
 
 # --- reading ---

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.diffusion.filling import SHARD_BYTES, Counting, build, digest, fail
+from tests.diffusion.filling import Counting, build, digest, fail
 from uld.base import stop
 from uld.base.scratch import scratch_folder
 from uld.diffusion import store
@@ -19,15 +19,7 @@ from uld.diffusion import store
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
-def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "SHARD_BYTES", SHARD_BYTES)
-
-
-@pytest.fixture
-def whole(tmp_path: Path) -> Path:
-    """A store built without any trouble."""
-    return build(tmp_path / "whole")
+pytestmark = pytest.mark.usefixtures("small_shards")
 
 
 def test_a_failure_costs_its_own_shard_only(tmp_path: Path, whole: Path) -> None:
