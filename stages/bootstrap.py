@@ -23,7 +23,7 @@ def main() -> None:
     block = params.read(kind.Params, f"starts.{key}")
     seed, start = params.read(int, "seed"), kind(block)
     boxes, crops = read_boxes(Path("artifacts/roi/boxes.csv")), Crops(Path("artifacts/roi/crops.zarr"))
-    origin = Origin(start.reads, "", start.views, 0)
+    origin = Origin(block.reads, "", start.views, 0)
     views, made_of = open_views(origin, start.grid, boxes)
     identity = {"params": asdict(block), "seed": seed, "made_of": made_of, "rows": views.rows.tolist()}
     state = scratch_folder(f"bootstrap-{key}", **identity) / "state.pt"
@@ -35,7 +35,7 @@ def main() -> None:
         steps = len(made.history)
         write_table(out / "training.csv", made.history)
     model = made.model.to(runtime.device())
-    save_model(model, out, Origin(start.reads, made_of, start.views, steps))
+    save_model(model, out, Origin(block.reads, made_of, start.views, steps))
     tried = checks.sample(views.rows)
     figures = checks.measure(Source(model, views), tried, random.rng(seed, "gates"))
     baseline = checks.measure(checks.colour(crops, views), tried, random.rng(seed, "gates"))

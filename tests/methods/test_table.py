@@ -17,7 +17,7 @@ from uld.methods.base import Method
 FOLDER = Path(uld.methods.__file__).parent
 NOT_METHODS = {"__init__", "base", "lines"}
 FILES = sorted(path for path in FOLDER.glob("*.py") if path.stem not in NOT_METHODS)
-CONTRACT = ["__init__", "discover", "label", "train", "find", "match"]  # in the order of every file
+CONTRACT = ["discover", "label", "train", "find", "match"]  # in the order of every file
 SECTIONS = ["discover", "label", "train", "find"]
 RUN = 6  # equal lines in a row that are too many
 

@@ -84,7 +84,7 @@ def test_there_is_one_for_each_model() -> None:
 @pytest.mark.parametrize("name", LINES)
 def test_what_it_says_of_itself(name: str) -> None:
     chosen = start(name)
-    assert (chosen.reads, chosen.grid) == (LINES[name]["reads"], GRID)
+    assert (chosen.params.reads, chosen.grid) == (LINES[name]["reads"], GRID)
     assert (chosen.views is None) == (not models.kind(name).reads_pixels)
     if chosen.views is not None:  # a JSON tree that builds the same views again
         assert chosen.views == LINES[name]["views"]

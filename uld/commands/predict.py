@@ -10,11 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from uld.artifacts.files import atomic
-from uld.base import runtime
+from uld.base import progress, runtime
 from uld.base.errors import ArtifactError, DataError
 from uld.detector import Detected, Detector
 from uld.images import Pixels
@@ -80,10 +79,8 @@ def predict(model: Path, inputs: list[Path], out: Path, overlay: Path | None, de
     root = _root(paths)
     tally = Tally(detector.count)
     console = Console(stderr=True)
-    columns = (TextColumn("photographs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=console, transient=True)
-    with atomic(out) as part, part.open("w", newline="") as file, progress as bar:
-        task = bar.add_task("", total=len(paths))
+    shown = progress.bar("photographs", len(paths), console=console)
+    with atomic(out) as part, part.open("w", newline="") as file, shown as advance:
         file.write(",".join(COLUMNS) + "\n")
         for batch in _batches(paths):
             found, reasons = _detect(detector, batch)
@@ -96,7 +93,7 @@ def predict(model: Path, inputs: list[Path], out: Path, overlay: Path | None, de
             if overlay is not None:
                 _draw(overlay, root, batch, found, detected_only)
             tally.add(found, sum(map(bool, reasons)))
-            bar.advance(task, len(batch))
+            advance(len(batch))
     Console(file=sys.stdout).print(tally.table())
     print(f"{tally.images} images: {tally.unreadable} unreadable, {tally.boxless} without an object")
     print(f"{out}: {tally.images * detector.count} lines" + (f"; pictures in {overlay}" if overlay else ""))

@@ -29,9 +29,8 @@ import numpy as np
 import torch
 import zarr
 from numpy.typing import NDArray
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from uld.base import ranks, runtime, stop
+from uld.base import progress, ranks, runtime, stop
 from uld.base.errors import ArtifactError
 from uld.geometry.coords import Affine
 
@@ -266,7 +265,7 @@ def build(
     ranks.wait()  # until all have counted
     todo = left[runtime.process() :: runtime.processes()]
     done = items - sum(min(shard, items - a) for a in left)
-    with stop.interruptible() as interrupt, _progress(items, done) as advance:
+    with stop.interruptible() as interrupt, progress.bar("features", items, done) as advance:
         for first in todo:
             if interrupt:
                 break
@@ -363,7 +362,7 @@ def _open_shard(path: Path, number: int, items: int, shapes: Shapes) -> Iterator
 
 
 def _write_shard(
-    chunks: dict[str, Chunk], place: str, parts: Iterator[Features], advance: Callable[[float], None]
+    chunks: dict[str, Chunk], place: str, parts: Iterator[Features], advance: Callable[[int], None]
 ) -> None:
     writing: Future[None] | None = None
     with ThreadPoolExecutor(1, "writer") as writer:  # whatever happens, it ends before the files are closed
@@ -398,25 +397,3 @@ def _finish(scratch: Path, first: int, chunks: dict[str, Chunk]) -> None:
     new = scratch / f"new-{first:09d}"
     new.write_text("".join(f"{name} {chunk.crc:08x}\n" for name, chunk in chunks.items()))
     os.replace(new, _marker(scratch, first))  # a marker is never seen without its checksums
-
-
-class _progress:  # noqa: N801 - a context manager used like a function
-    """Bar with items, elapsed and remaining time; silent where there is no terminal but for a line at the end."""
-
-    def __init__(self, total: int, done: int) -> None:
-        columns = (
-            TextColumn("features"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        self._bar = Progress(*columns)
-        self._task = self._bar.add_task("features", total=total, completed=done)
-
-    def __enter__(self) -> Callable[[float], None]:
-        self._bar.start()
-        return lambda amount: self._bar.advance(self._task, amount)
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from uld.artifacts.labels import Labels
-from uld.base import runtime
+from uld.base import progress
 from uld.base.errors import ULDError
 from uld.cluster import kmeans
 from uld.cluster.kmeans import Clusters
@@ -26,7 +26,7 @@ def discovery(task: Task) -> Discovery:
     """The heat maps as clusters of one point an image."""
     source, rows, count, view = task.source, task.rows, task.count, task.source.views.plain
     parts, x, total = [], Spool(), np.zeros(1, dtype=np.float32)
-    for batch in runtime.batches(rows):
+    for batch in progress.batches("finding landmarks", rows):
         maps = source.maps(batch, view)
         at, _ = tops(maps.heat, source.inside(batch, view), count)
         found = F.normalize(sampling.sample(maps.looks, at), dim=2).cpu().numpy()
@@ -82,7 +82,7 @@ def flip_agreement(source: Source, labels: Labels, rows: Rows, flip: View, centr
     """
     count = len(centroids)
     before, after = [], Spool()
-    for batch in runtime.batches(rows):
+    for batch in progress.batches("mirror images", rows):
         xy = label.table(labels, batch, False, count)
         known = np.isfinite(xy).all(2)
         maps = source.describe(batch, flip)

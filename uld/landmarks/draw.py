@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass as closed
 
-from uld.base import runtime
+from uld.base import progress
 from uld.base.params import CLOSED
 from uld.geometry import sampling
 from uld.sources.source import Source
@@ -43,10 +43,11 @@ class Draw:
 
     def batches(self, source: Source, view: View) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
         """Batch by batch, rows (b,) and positions xy (b, n, 2) in cells. They do not depend on the batch size."""
-        size = runtime.batch_size()
-        for start in range(0, len(self.rows), size):
-            rows = self.rows[start : start + size]
-            yield rows, place(source.inside(rows, view), torch.from_numpy(self.uniform[start : start + size]))
+        done = 0
+        for rows in progress.batches("drawing points", self.rows):
+            uniform = torch.from_numpy(self.uniform[done : done + len(rows)])
+            yield rows, place(source.inside(rows, view), uniform)
+            done += len(rows)
 
 
 def draw(rows: NDArray[np.int64], params: DrawParams, rng: np.random.Generator) -> Draw:

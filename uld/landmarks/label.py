@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass as closed
 from uld.artifacts.found import Found, joined
 from uld.artifacts.labels import Labels
 from uld.artifacts.landmarks import Landmarks
-from uld.base import runtime
+from uld.base import progress
 from uld.base.errors import ULDError
 from uld.base.params import CLOSED
 from uld.cluster import kmeans
@@ -81,7 +81,7 @@ def detections(source: Source, rows: Rows, params: PeakParams) -> Pool:
     """
     parts, found = [], Spool()
     for view in source.views.flips:
-        for batch in runtime.batches(rows):
+        for batch in progress.batches("detecting", rows):
             points = look(source, batch, view).points(params)
             image = batch[points.image]
             xy = source.to_image(image, points.xy[:, None], view)[:, 0]
@@ -122,7 +122,7 @@ def closest(points: Pool, centroids: NDArray[np.float32]) -> tuple[Pool, NDArray
 
 def mark(source: Source, rows: Rows, view: View, centroids: NDArray[np.float32], params: DetectParams) -> Found:
     """Dense matches and exemplar detections in the images `rows`, in cells."""
-    return joined([search(look(source, batch, view), centroids, params) for batch in runtime.batches(rows)])
+    return joined([search(look(source, batch, view), centroids, params) for batch in progress.batches("marking", rows)])
 
 
 def dense(

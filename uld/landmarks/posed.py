@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 from uld.artifacts.found import Found, joined
 from uld.artifacts.labels import POSE, Labels
 from uld.artifacts.landmarks import PoseCentroids
-from uld.base import runtime
+from uld.base import progress
 from uld.base.errors import ULDError
 from uld.base.params import CLOSED
 from uld.cluster import kmeans, two_stage
@@ -168,7 +168,8 @@ def awake(codes: torch.Tensor) -> int:
 
 def encode(source: Source, rows: Rows, view: View) -> Floats:
     """Pose codes (n, C) of images."""
-    return np.concatenate([_codes(look(source, batch, view)).cpu().numpy() for batch in runtime.batches(rows)])
+    batches = progress.batches("pose codes", rows)
+    return np.concatenate([_codes(look(source, batch, view)).cpu().numpy() for batch in batches])
 
 
 def _last_poses(codes: list[Floats], kept: list[Seen], previous: Labels | None) -> Floats | None:
@@ -236,7 +237,8 @@ def find(
     """
     far = _far(source, rows, view, poses, place)
     known = Poses(poses.codes, np.empty(0, np.int64), poses.counts)
-    return joined([_find(look(source, batch, view), poses, known, detect, far) for batch in runtime.batches(rows)])
+    batches = progress.batches("marking", rows)
+    return joined([_find(look(source, batch, view), poses, known, detect, far) for batch in batches])
 
 
 def _find(seen: Seen, poses: PoseCentroids, known: Poses, detect: DetectParams, far: torch.Tensor | None) -> Found:

@@ -6,7 +6,7 @@ import pandas as pd
 from uld.artifacts.found import Found, joined
 from uld.artifacts.landmarks import Landmarks
 from uld.artifacts.predictions import Predictions, Warped
-from uld.base import runtime
+from uld.base import progress
 from uld.geometry.frames import Rows
 from uld.methods.base import Method
 from uld.sources.source import Source
@@ -19,7 +19,8 @@ def predict(method: Method, landmarks: Landmarks, source: Source, boxes: pd.Data
         boxes: boxes.csv.
     """
     images, split = (boxes[key].to_numpy(dtype=object) for key in ("image", "split"))
-    parts = [placed(method, landmarks, source, rows) for rows in runtime.batches(np.arange(len(boxes)))]
+    batches = progress.batches("finding landmarks", np.arange(len(boxes)))
+    parts = [placed(method, landmarks, source, rows) for rows in batches]
     return Predictions(
         images, split, joined(parts), _warped(method, landmarks, source, np.flatnonzero(split == "test"))
     )
@@ -36,7 +37,8 @@ def _warped(method: Method, landmarks: Landmarks, source: Source, rows: Rows) ->
     xy = np.full((len(rows), len(source.views.evaluation), len(landmarks.centroids), 2), np.nan, np.float32)
     for number, view in enumerate(source.views.evaluation):
         parts = [
-            source.to_image(some, method.match(source, landmarks, some, view), view) for some in runtime.batches(rows)
+            source.to_image(some, method.match(source, landmarks, some, view), view)
+            for some in progress.batches(f"evaluation warp {number + 1}", rows)
         ]
         xy[:, number] = np.concatenate(parts)
     return Warped(rows, xy)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from uld.base import runtime
+from uld.base import progress
 from uld.cluster.quality import SAMPLE, scores
 from uld.geometry import sampling
 from uld.geometry.frames import Rows
@@ -29,7 +29,7 @@ def of_landmarks(task: Task, find: Callable[[Rows], NDArray[np.float32]]) -> dic
         return {}
     chosen = np.sort(task.rng.choice(rows, min(len(rows), max(1, SAMPLE // count)), replace=False))
     parts = []
-    for batch in runtime.batches(chosen):
+    for batch in progress.batches("scoring", chosen):
         maps = source.describe(batch, source.views.plain)
         at = torch.from_numpy(find(batch)).to(maps.device)
         parts.append(F.normalize(sampling.sample(maps, at), dim=2).cpu().numpy())

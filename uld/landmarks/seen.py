@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from uld.artifacts.found import Found
-from uld.base import runtime
+from uld.base import progress
 from uld.geometry import sampling
 from uld.geometry.frames import Rows
 from uld.landmarks import match
@@ -71,7 +71,7 @@ def look(source: Source, rows: Rows, view: View) -> Seen:
 
 def keep(source: Source, rows: Rows, view: View) -> Seen:
     """All images, descriptors in half precision: (2 D + 4 C) G^2 bytes an image."""
-    parts = [_halved(look(source, batch, view)) for batch in runtime.batches(rows)]
+    parts = [_halved(look(source, batch, view)) for batch in progress.batches("reading images", rows)]
     heat, code = ([getattr(one, name) for one in parts] for name in ("heat", "code"))
     descriptors, inside = (torch.cat([getattr(one, name) for one in parts]) for name in ("descriptors", "inside"))
     return Seen(rows, view, descriptors, inside, *(None if one[0] is None else torch.cat(one) for one in (heat, code)))

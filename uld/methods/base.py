@@ -72,9 +72,9 @@ class Method(ABC):
     Cluster: ClassVar[type[Any]]
     Train: ClassVar[Any] = None
 
-    @abstractmethod
     def __init__(self, params: Any) -> None:
         """`params` is an instance of `Cluster`."""
+        self.params = params
 
     @abstractmethod
     def discover(self, task: Task) -> Discovery:

@@ -55,9 +55,7 @@ class DULD(Method):
 
     Cluster = DULDParams
     Train = SelfTrainingParams
-
-    def __init__(self, params: DULDParams) -> None:
-        self.params = params
+    params: DULDParams
 
     # --- discover ---
 

@@ -39,9 +39,7 @@ class DULDPP(Method):
 
     Cluster = DULDPPParams
     Train = ContrastParams | ElboParams
-
-    def __init__(self, params: DULDPPParams) -> None:
-        self.params = params
+    params: DULDPPParams
 
     # --- discover ---
 

@@ -47,9 +47,7 @@ class MallisD(Method):
 
     Cluster = MallisDParams
     Train = SelfTrainingParams
-
-    def __init__(self, params: MallisDParams) -> None:
-        self.params = params
+    params: MallisDParams
 
     # --- discover ---
 

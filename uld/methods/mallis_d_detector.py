@@ -41,9 +41,7 @@ class MallisDDetector(Method):
 
     Cluster = MallisDDetectorParams
     Train = DetectorsParams
-
-    def __init__(self, params: MallisDDetectorParams) -> None:
-        self.params = params
+    params: MallisDDetectorParams
 
     # --- discover ---
 

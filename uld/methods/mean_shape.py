@@ -21,9 +21,7 @@ class MeanShape(Method):
     """K = 0 landmarks: a regressor from them has nothing but its intercept, the mean shape."""
 
     Cluster = MeanShapeParams
-
-    def __init__(self, params: MeanShapeParams) -> None:
-        self.params = params
+    params: MeanShapeParams
 
     # --- discover ---
 

@@ -47,9 +47,7 @@ class PoseProxy(Method):
 
     Cluster = PoseProxyParams
     Train = ProxyParams
-
-    def __init__(self, params: PoseProxyParams) -> None:
-        self.params = params
+    params: PoseProxyParams
 
     # --- discover ---
 

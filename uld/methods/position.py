@@ -26,9 +26,7 @@ class Position(Method):
     """A landmark is a fixed place in the ROI: the centroid (K, 2) of a cluster of random pixels, in cells."""
 
     Cluster = PositionParams
-
-    def __init__(self, params: PositionParams) -> None:
-        self.params = params
+    params: PositionParams
 
     # --- discover ---
 

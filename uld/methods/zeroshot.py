@@ -32,9 +32,7 @@ class ZeroShot(Method):
     """A landmark is a cluster of descriptors; in an image it is the pixel nearest to the cluster's centroid."""
 
     Cluster = ZeroShotParams
-
-    def __init__(self, params: ZeroShotParams) -> None:
-        self.params = params
+    params: ZeroShotParams
 
     # --- discover ---
 

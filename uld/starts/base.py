@@ -38,16 +38,11 @@ class Made:
 class Start(ABC):
     """One way to a first model. `Params` is the line of `starts`."""
 
-    Params: ClassVar[type[Any]]
+    Params: ClassVar[type[Any]]  # with a field `reads`: what the model reads, features/<line of `stores`> or roi/crops
 
-    @abstractmethod
     def __init__(self, params: Any) -> None:
         """`params` is an instance of `Params`."""
-
-    @property
-    @abstractmethod
-    def reads(self) -> str:
-        """What the model reads, below artifacts/: features/<store> or roi/crops."""
+        self.params = params
 
     @property
     @abstractmethod

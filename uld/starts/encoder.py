@@ -29,14 +29,7 @@ class EncoderStart(Start):
     """Begins with random weights."""
 
     Params = EncoderStartParams
-
-    def __init__(self, params: EncoderStartParams) -> None:
-        self.params = params
-
-    @property
-    def reads(self) -> str:
-        """The crops."""
-        return self.params.reads
+    params: EncoderStartParams
 
     @property
     def grid(self) -> int:

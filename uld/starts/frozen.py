@@ -15,14 +15,7 @@ class FrozenStart(Start):
     """z-scores and PCA of the features of training images."""
 
     Params = FrozenParams
-
-    def __init__(self, params: FrozenParams) -> None:
-        self.params = params
-
-    @property
-    def reads(self) -> str:
-        """The feature store."""
-        return self.params.reads
+    params: FrozenParams
 
     @property
     def grid(self) -> int:

@@ -38,14 +38,7 @@ class HeadsStart(Start):
     """Begins with training-free descriptors, and detects nothing."""
 
     Params = HeadsStartParams
-
-    def __init__(self, params: HeadsStartParams) -> None:
-        self.params = params
-
-    @property
-    def reads(self) -> str:
-        """The feature store."""
-        return self.params.reads
+    params: HeadsStartParams
 
     @property
     def grid(self) -> int:

@@ -92,7 +92,7 @@ def fit(
     for one in (model, *(ema.target for ema in targets)):
         ranks.align(one)
     model.train()
-    with stop.interruptible() as interrupt, progress.bar(name, steps, loop.done) as told:
+    with stop.interruptible() as interrupt, progress.bar(name, steps, loop.done) as advance:
         while not loop.finished:
             number = loop.done
             if schedule is not None:
@@ -103,7 +103,7 @@ def fit(
             seen, stopping = loop.look(), ranks.anyone(bool(interrupt))
             if (seen or loop.done % KEEP_EVERY == 0 or stopping) and not runtime.process():
                 loop.keep(state)
-            told(loop.done)
+            advance(1)
             if stopping:
                 raise stop.Interrupted(f"{name} saved at step {loop.done} of {steps}; run again to go on.")
     loop.rate(rates, 1.0)
