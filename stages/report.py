@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from uld.artifacts.files import atomic, write_table
+from uld.artifacts.files import write_table
 from uld.base import params, stop
+from uld.base.writing import write
 from uld.evaluate.poses import of_rounds
 from uld.evaluate.protocols import choose
 from uld.report import page, source
@@ -27,8 +28,7 @@ def main() -> None:
     report = page.render(run, chosen)
     write_table(OUT / "poses.csv", poses.lines)
     for name, data in {**report.pictures, "index.html": report.html.encode()}.items():
-        with atomic(OUT / name) as part:
-            part.write_bytes(data)
+        write(OUT / name, data)
     print(f"{OUT / 'index.html'}: open it in a browser")
 
 

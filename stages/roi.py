@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from uld import datasets, roi
-from uld.artifacts.files import read_table, write_table
+from uld.artifacts.files import write_table
+from uld.artifacts.index import read_index
 from uld.base import params, stop
 from uld.images import cut
 
@@ -22,7 +23,7 @@ def main() -> None:
         kind = roi.kind(name)
         providers.append(kind(params.read(kind.Params, f"roi_providers.{name}"), context))
 
-    index = read_table(DATA / "index.csv", "data", text=("image", "split", "group", "sha256", "reason"))
+    index = read_index(DATA / "index.csv")
     boxes, missing = roi.locate(root, index, providers, chosen.max_missing)
     write_table(OUT / "boxes.csv", boxes)
     write_table(OUT / "missing.csv", missing)

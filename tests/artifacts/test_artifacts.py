@@ -1,20 +1,17 @@
 """Files that cross stages: what is written comes back, twice the same, whole or not at all."""
 
 import json
-import os
-import signal
 import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import h5py
 import numpy as np
 import pandas as pd
 import pytest
 
 from uld.artifacts.annotations import Annotations, AnnotationSet, read_annotations, write_annotations
-from uld.artifacts.files import atomic, read_arrays, read_json, read_table, write_arrays, write_json, write_table
+from uld.artifacts.files import read_arrays, read_json, read_table, write_arrays, write_json, write_table
 from uld.artifacts.found import Found
 from uld.artifacts.labels import Labels, read_labels, write_labels
 from uld.artifacts.landmarks import Landmarks, PoseCentroids, read_landmarks, write_landmarks
@@ -154,13 +151,11 @@ def test_no_annotations_come_back_as_none(tmp_path: Path) -> None:
 
 def test_arrays_with_nested_names_come_back(tmp_path: Path) -> None:
     want = {"canonical/p68/all/forward": np.arange(6.0).reshape(1, 3, 2), "n": np.array([3])}
-    write_arrays(tmp_path / "r.h5", want, {"rule": "canonical"})
+    write_arrays(tmp_path / "r.h5", want)
     got = read_arrays(tmp_path / "r.h5", "regress")
     assert sorted(got) == sorted(want)
     for name, value in want.items():
         np.testing.assert_array_equal(got[name], value)
-    with h5py.File(tmp_path / "r.h5") as file:
-        assert file.attrs["rule"] == "canonical"
 
 
 def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -228,40 +223,3 @@ def test_json_refuses_what_is_not_finite(tmp_path: Path, value: float) -> None:
     with pytest.raises(ArtifactError, match=r"m.json: value .* at .p68.forward\[1\] is not finite"):
         write_json(tmp_path / "m.json", {"p68": {"forward": [0.1, value]}})
     assert not list(tmp_path.iterdir())
-
-
-# --- all or nothing ---
-
-
-def test_a_failed_writer_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "file.txt"
-    with atomic(path) as part:
-        part.write_text("old")
-
-    def fail() -> None:
-        with atomic(path) as part:
-            part.write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fail()
-    assert path.read_text() == "old"
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_killed_writer_leaves_no_file_under_the_final_name(tmp_path: Path) -> None:
-    path = tmp_path / "file.txt"
-    child = os.fork()
-    if not child:
-        try:
-            with atomic(path) as part:
-                part.write_text("half")
-                os.kill(os.getpid(), signal.SIGKILL)
-        finally:
-            os._exit(1)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    assert not path.exists()
-    with atomic(path) as part:  # and what it left is no obstacle
-        part.write_text("whole")
-    assert list(tmp_path.iterdir()) == [path]
-    assert path.read_text() == "whole"

@@ -114,7 +114,8 @@ def test_other_weights_are_another_file(tmp_path: Path) -> None:
         next(model.parameters()).view(-1)[0] += 1
     save_model(model, tmp_path / "b", DRAWN)
     assert (tmp_path / "a" / WEIGHTS).read_bytes() != (tmp_path / "b" / WEIGHTS).read_bytes()
-    assert (tmp_path / "a" / ABOUT).read_bytes() == (tmp_path / "b" / ABOUT).read_bytes()
+    one, other = (json.loads((tmp_path / name / ABOUT).read_text()) for name in "ab")
+    assert one.pop("weights") != other.pop("weights") and one == other
 
 
 # --- folders that hold no such model ---
@@ -122,7 +123,7 @@ def test_other_weights_are_another_file(tmp_path: Path) -> None:
 
 def test_no_model(tmp_path: Path) -> None:
     for read in (load_model, read_origin):
-        with pytest.raises(ArtifactError, match=r"none/model.json is missing: run `dvc repro bootstrap` \(or"):
+        with pytest.raises(ArtifactError, match=r"none/model.json is missing: run `dvc repro bootstrap train` first"):
             read(tmp_path / "none")
 
 
@@ -134,11 +135,19 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("harm", [Path.unlink, cut, empty])
-def test_weights_that_cannot_be_read(tmp_path: Path, harm: Callable[[Path], None]) -> None:
+def flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"), [(Path.unlink, "missing"), (cut, "checksum"), (empty, "empty"), (flipped, "checksum")]
+)
+def test_weights_that_are_not_those_that_were_saved(tmp_path: Path, harm: Callable[[Path], None], said: str) -> None:
     save_model(make("frozen"), tmp_path, STORED)
     harm(tmp_path / WEIGHTS)
-    with pytest.raises(ArtifactError, match=r"model.safetensors cannot be read \(.*\): run `dvc repro` for it"):
+    with pytest.raises(ArtifactError, match=f"model.safetensors is .*?{said}.*run `dvc repro bootstrap train`"):
         load_model(tmp_path)
 
 
@@ -146,7 +155,10 @@ def test_weights_of_another_model(tmp_path: Path) -> None:
     save_model(make("encoder"), tmp_path / "encoder", DRAWN)
     save_model(make("frozen"), tmp_path / "frozen", STORED)
     (tmp_path / "encoder" / WEIGHTS).replace(tmp_path / "frozen" / WEIGHTS)
-    with pytest.raises(ArtifactError, match=r"(?s)frozen/model.safetensors cannot be read \(.*Missing key"):
+    about = {one: json.loads((tmp_path / one / ABOUT).read_text()) for one in ("encoder", "frozen")}
+    about["frozen"]["weights"] = about["encoder"]["weights"]
+    (tmp_path / "frozen" / ABOUT).write_text(json.dumps(about["frozen"]))
+    with pytest.raises(ArtifactError, match=r"(?s)frozen/model.json is damaged \(it describes another.*Missing key"):
         load_model(tmp_path / "frozen")
 
 
@@ -155,7 +167,7 @@ def test_a_description_that_cannot_be_read(tmp_path: Path, text: str) -> None:
     save_model(make("frozen"), tmp_path, STORED)
     (tmp_path / ABOUT).write_text(text)
     for read in (load_model, read_origin):
-        with pytest.raises(ArtifactError, match=r"model.json describes no model: run `dvc repro` for it"):
+        with pytest.raises(ArtifactError, match=r"(?s)model.json is damaged \(.*run `dvc repro bootstrap train`"):
             read(tmp_path)
 
 

@@ -246,4 +246,4 @@ def test_changed_content_is_refused(sd_folder: Path, tmp_path: Path, part: str) 
     folder = pin(tmp_path / "backbone", sd_folder)
     with (sd_folder / part).open("ab") as file:
         file.write(b" ")
-    assert "has changed since the backbone stage pinned it: run `dvc repro -f backbone`" in refused(folder)
+    assert "has changed since the stage `backbone` left it: run `dvc repro -f backbone`" in refused(folder)

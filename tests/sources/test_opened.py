@@ -103,10 +103,10 @@ def test_a_store_of_other_crops(root: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_is_missing(root: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"rounds/silk/model.json is missing: run `dvc repro bootstrap`"):
+    with pytest.raises(ArtifactError, match=r"silk/model.json is missing: run `dvc repro bootstrap train` first"):
         open_model("silk", root=root)
     shutil.rmtree(root / "features")
-    with pytest.raises(ArtifactError, match=r"trained.zarr is missing: run `dvc repro features` first"):
+    with pytest.raises(ArtifactError, match=r"trained.zarr/zarr.json is missing: run `dvc repro features` first"):
         open_model("frozen", root=root)
     shutil.rmtree(root / "roi/crops.zarr")
     with pytest.raises(ArtifactError, match=r"crops.zarr.* is missing: run `dvc repro roi` first"):

@@ -1,6 +1,7 @@
 """The training loop does what a plain loop does, and ends in the same bytes however often it was stopped on the way."""
 
 import copy
+import io
 import math
 import os
 import signal
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from uld.artifacts.files import checksum
 from uld.base import stop
 from uld.base.errors import ULDError
 from uld.training import fit as loop
@@ -400,10 +402,51 @@ def test_the_state_can_stay(tmp_path: Path) -> None:
     assert again.bytes() == whole.bytes() and not again.look.looks
 
 
-def test_a_state_of_another_version(tmp_path: Path) -> None:
-    torch.save({"model": {}, "optimiser": {}, "lines": []}, tmp_path / "state.pt")
-    with pytest.raises(ULDError, match=r"round one: .*state.pt was written by another version .*: delete it"):
-        Task().run(tmp_path / "state.pt")
+def other_keys(data: bytes) -> bytes:
+    return sealed({"model": {}, "optimiser": {}, "lines": []})
+
+
+def other_shapes(data: bytes) -> bytes:
+    state = torch.load(io.BytesIO(data[loop.CHECKSUM :]))
+    return sealed(state | {"model": {"weight": torch.zeros(2, 4), "bias": torch.zeros(2)}})
+
+
+def sealed(state: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return checksum(buffer.getvalue()).encode() + buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda data: b"", "is empty, cut off or damaged"),
+        (lambda data: data[:5], "is empty, cut off or damaged"),
+        (lambda data: data[:-1], "is empty, cut off or damaged"),
+        (lambda data: data[:900] + bytes([data[900] ^ 4]) + data[901:], "is empty, cut off or damaged"),
+        (other_keys, "was written by another version of uld"),
+        (other_shapes, "was written by another version of uld"),
+    ],
+)
+def test_a_state_that_cannot_be_taken_up(
+    whole: tuple[Task, pd.DataFrame],
+    tmp_path: Path,
+    harm: Callable[[bytes], bytes],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is put aside with a line, and the training begins anew."""
+    state = tmp_path / "state.pt"
+    with pytest.raises(stop.Interrupted):
+        Task(lambda number: ask(number) if number == 3 else None).run(state)
+    state.write_bytes(harm(state.read_bytes()))
+    left = state.read_bytes()
+    second = Task()
+    pd.testing.assert_frame_equal(second.run(state), whole[1], check_exact=True)
+    assert torch.equal(second.weights(), whole[0].weights()) and second.seen == list(range(STEPS))
+    warning = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: "))
+    assert warning == f"warning: round one begins anew: {state} {said}. It is kept as {state}.aside."
+    assert (tmp_path / "state.pt.aside").read_bytes() == left and not state.exists()
 
 
 def test_lines_where_there_is_no_terminal(

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from uld.artifacts.files import read_arrays, write_arrays
+from uld.artifacts.files import read_arrays, record, write_arrays
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ def read_annotations(path: Path) -> Annotations:
     """Read artifacts/data/annotations.h5."""
     arrays = read_arrays(path, "data")
     names = sorted({key.split("/")[0] for key in arrays if "/" in key})
-    sets = {
-        name: AnnotationSet(
-            arrays[f"{name}/xy"], tuple(map(int, arrays[f"{name}/left"])), tuple(map(int, arrays[f"{name}/right"]))
-        )
-        for name in names
-    }
-    return Annotations(arrays["images"], sets)
+    sets = {}
+    for name in names:
+        parts = {key.removeprefix(f"{name}/"): value for key, value in arrays.items() if key.startswith(f"{name}/")}
+        one = record(AnnotationSet, parts, path, "data")
+        sets[name] = replace(one, left=tuple(map(int, one.left)), right=tuple(map(int, one.right)))
+    images = {key: value for key, value in arrays.items() if "/" not in key}
+    return record(Annotations, images | {"sets": sets}, path, "data")
 
 
 def align(annotations: Annotations, images: NDArray[Any]) -> dict[str, AnnotationSet]:

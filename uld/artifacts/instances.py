@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uld.artifacts.files import given, read_arrays, write_arrays
+from uld.artifacts.files import given, read_arrays, record, write_arrays
 
 
 @dataclass(frozen=True)
@@ -60,4 +60,4 @@ def write_instances(path: Path, instances: Instances) -> None:
 
 def read_instances(path: Path, made_by: str) -> Instances:
     """Read a file of objects; made_by: the stage that makes it, for messages."""
-    return Instances(**read_arrays(path, made_by))
+    return record(Instances, read_arrays(path, made_by), path, made_by)

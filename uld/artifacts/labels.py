@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uld.artifacts.files import read_arrays, write_arrays
+from uld.artifacts.files import read_arrays, record, write_arrays
 
 OWN = "own/"
 POSE = "pose"  # name of the pose cluster among a label's own arrays (two-stage clustering)
@@ -55,4 +55,4 @@ def read_labels(path: Path) -> Labels:
     """Read artifacts/labels/<round>/labels.h5."""
     arrays = read_arrays(path, "cluster")
     own = {name.removeprefix(OWN): arrays.pop(name) for name in list(arrays) if name.startswith(OWN)}
-    return Labels(**arrays, own=own)
+    return record(Labels, arrays | {"own": own}, path, "cluster")

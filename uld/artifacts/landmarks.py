@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from uld.artifacts.files import given, read_arrays, write_arrays
+from uld.artifacts.files import given, read_arrays, record, write_arrays
 from uld.base.errors import ULDError
 
 
@@ -66,4 +66,5 @@ def read_landmarks(path: Path) -> Landmarks:
     """Read artifacts/landmarks/<row>/landmarks.h5."""
     arrays = read_arrays(path, "discover")
     poses = {name.removeprefix("poses/"): arrays.pop(name) for name in list(arrays) if name.startswith("poses/")}
-    return Landmarks(**arrays, poses=PoseCentroids(**poses) if poses else None)
+    found = record(PoseCentroids, poses, path, "discover") if poses else None
+    return record(Landmarks, arrays | {"poses": found}, path, "discover")

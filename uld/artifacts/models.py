@@ -1,20 +1,24 @@
 """A model in a folder: artifacts/rounds/<start or round>/, and the same inside a detector bundle."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 
 from uld import models
-from uld.artifacts.files import atomic
-from uld.base.errors import ArtifactError
+from uld.artifacts.files import checksum, contents, damaged, read_json
+from uld.base.errors import ParamsError
+from uld.base.params import CLOSED, build
+from uld.base.writing import write
 from uld.models.base import Model
 
 ABOUT, WEIGHTS = "model.json", "model.safetensors"
-KEYS = {"model", "args", "reads", "made_of", "views", "steps"}  # of model.json
+MADE_BY = "bootstrap train"  # the stages whose folders hold a model
 
 
 @dataclass(frozen=True)
@@ -32,14 +36,28 @@ class Origin:
     steps: int
 
 
+@dataclass(frozen=True, config=CLOSED)
+class _About:
+    """model.json: what is in `Origin`, and
+
+    model: name in `MODELS`; args: of its constructor; weights: CRC-32C of the other file.
+    """
+
+    model: str
+    args: dict[str, Any]
+    weights: str
+    reads: str
+    made_of: str
+    views: dict[str, Any] | None
+    steps: Annotated[int, Field(ge=0)]
+
+
 def save_model(model: Model, folder: Path, origin: Origin) -> None:
     """Write model.json and model.safetensors."""
-    about = {"model": models.name_of(model), "args": model.about(), **asdict(origin)}
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic(folder / WEIGHTS) as part:
-        save_file({name: value.contiguous().cpu() for name, value in model.state_dict().items()}, part)
-    with atomic(folder / ABOUT) as part:
-        part.write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
+    weights = save({name: value.contiguous().cpu() for name, value in model.state_dict().items()})
+    about = _About(models.name_of(model), model.about(), checksum(weights), **asdict(origin))
+    write(folder / WEIGHTS, weights)
+    write(folder / ABOUT, (json.dumps(asdict(about), indent=1, sort_keys=True) + "\n").encode())
 
 
 def read_origin(folder: Path) -> Origin:
@@ -49,31 +67,33 @@ def read_origin(folder: Path) -> Origin:
         ArtifactError: there is none.
     """
     about = _about(folder)
-    return Origin(about["reads"], about["made_of"], about["views"], about["steps"])
+    return Origin(about.reads, about.made_of, about.views, about.steps)
 
 
 def load_model(folder: Path) -> Model:
     """The model of a folder, on the CPU and in evaluation mode.
 
     Raises:
-        ArtifactError: there is none, or its weights cannot be read.
+        ArtifactError: there is none, or its weights are not those that were saved.
+        ParamsError: this version has no such model.
     """
-    about = _about(folder)
-    model = models.kind(about["model"]).of(about["args"])
+    about, path = _about(folder), folder / WEIGHTS
+    weights = contents(path, MADE_BY)
+    if checksum(weights) != about.weights:
+        raise damaged(path, MADE_BY, "its checksum is another one")
+    kind = models.kind(about.model)
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ArtifactError(f"{folder / WEIGHTS} cannot be read ({error}): run `dvc repro` for it.") from error
+        model = kind.of(about.args)
+        model.load_state_dict(load(weights))
+    except (SafetensorError, RuntimeError, TypeError, KeyError, ValueError) as error:
+        raise damaged(folder / ABOUT, MADE_BY, f"it describes another model than {WEIGHTS} holds: {error}") from error
     return model.eval()
 
 
-def _about(folder: Path) -> dict[str, Any]:
-    if not (folder / ABOUT).is_file():
-        raise ArtifactError(f"{folder / ABOUT} is missing: run `dvc repro bootstrap` (or `train`).")
+def _about(folder: Path) -> _About:
+    path = folder / ABOUT
+    tree = read_json(path, MADE_BY)
     try:
-        about = json.loads((folder / ABOUT).read_text())
-    except json.JSONDecodeError:
-        about = None
-    if not isinstance(about, dict) or not about.keys() >= KEYS:
-        raise ArtifactError(f"{folder / ABOUT} describes no model: run `dvc repro` for it.")
-    return about
+        return build(_About, tree, "model", str(path))
+    except ParamsError as error:
+        raise damaged(path, MADE_BY, error) from error

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uld.artifacts.files import read_arrays, write_arrays
+from uld.artifacts.files import read_arrays, record, write_arrays
 from uld.artifacts.found import Found
 
 WARPED = "warped/"
@@ -47,6 +47,10 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 def read_predictions(path: Path) -> Predictions:
     """Read artifacts/predictions/<row>.h5."""
     arrays = read_arrays(path, "predict")
-    images, split = arrays.pop("images"), arrays.pop("split")
+    named = {name: arrays.pop(name) for name in ("images", "split") if name in arrays}
     warped = {name.removeprefix(WARPED): arrays.pop(name) for name in list(arrays) if name.startswith(WARPED)}
-    return Predictions(images, split, Found(**arrays), Warped(**warped))
+    parts = {
+        "found": record(Found, arrays, path, "predict"),
+        "warped": record(Warped, warped, path, "predict"),
+    }
+    return record(Predictions, named | parts, path, "predict")

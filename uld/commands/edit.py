@@ -9,9 +9,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from uld.artifacts.files import atomic
 from uld.base import params
 from uld.base.errors import ParamsError
+from uld.base.writing import write
 
 
 class _Representer(RoundTripRepresenter):
@@ -68,5 +68,6 @@ def plain(tree: CommentedMap) -> dict[str, Any]:
 
 def save(path: Path, tree: CommentedMap) -> None:
     """Write the file in one step."""
-    with atomic(path) as part:
-        yaml().dump(tree, part)
+    text = StringIO()
+    yaml().dump(tree, text)
+    write(path, text.getvalue().encode())

@@ -12,9 +12,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from uld.artifacts.files import atomic
 from uld.base import progress, runtime
 from uld.base.errors import ArtifactError, DataError
+from uld.base.writing import atomic
 from uld.detector import Detected, Detector
 from uld.images import Pixels
 from uld.images.decode import SUFFIXES, ahead, decode

@@ -6,9 +6,9 @@ from typing import Any
 
 from ruamel.yaml.comments import CommentedMap
 
-from uld.artifacts.files import atomic
 from uld.base import params
 from uld.base.errors import ParamsError
+from uld.base.writing import write
 from uld.commands import edit
 
 
@@ -56,8 +56,7 @@ def chain(path: Path, method: str, count: int, start: str | None = None) -> list
     text = _splice(path.read_text(), tree, ours, blocks, path)
     if last is not None and last != wanted[-1]:
         text = _follow(text, last, wanted)
-    with atomic(path) as part:
-        part.write_text(text)
+    write(path, text.encode())
     return [_line(name, block).strip() for name, block in blocks.items()]
 
 

@@ -82,7 +82,7 @@ def load(folder: Path, dtype: str = "float32", trained: bool = True) -> Backbone
     variant = pinned.get("variant")
     fingerprint = pinned.get("fingerprint") or fingerprint_of(root)
     if pinned and fingerprint_of(root) != fingerprint:
-        raise BackboneError(f"{root} has changed since the backbone stage pinned it: run `dvc repro -f backbone`.")
+        raise BackboneError(f"{root} has changed since the stage `backbone` left it: run `dvc repro -f backbone`.")
     device = runtime.device()
     kind = _unet_kind(root)
     if trained:

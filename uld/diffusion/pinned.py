@@ -1,13 +1,13 @@
 """Where a diffusion model lies: a folder or a hub's name, pinned by the hash of its content."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from uld.artifacts.files import damaged, read_json
 from uld.base import runtime
 from uld.base.errors import BackboneError
 from uld.base.params import CLOSED
@@ -42,12 +42,23 @@ def pin(params: PinnedParams) -> dict[str, Any]:
     }
 
 
+def seal(root: Path) -> dict[str, Any]:
+    """The `reference.json` of a model that lies in the same folder: the hash of its content."""
+    return {"fingerprint": fingerprint_of(root)}
+
+
 def resolve(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Where the weights of an artifacts/backbone/ folder are, and its reference (empty if they are inside)."""
+    """Where the weights of an artifacts/backbone/ folder are, which may be there, and its reference.
+
+    Raises:
+        ArtifactError: the reference is damaged.
+    """
+    reference: dict[str, Any] = {}
     if (folder / REFERENCE).is_file():
-        reference = json.loads((folder / REFERENCE).read_text())
-        return reference["path"], reference
-    return str(folder), {}
+        reference = read_json(folder / REFERENCE, "backbone")
+        if not isinstance(reference, dict) or "fingerprint" not in reference:
+            raise damaged(folder / REFERENCE, "backbone", "it has no fingerprint")
+    return str(reference.get("path", folder)), reference
 
 
 def fetch(path: str, revision: str | None = None, configs: bool = False) -> Path:

@@ -11,12 +11,15 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_of
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from uld.artifacts.files import atomic
+from uld.artifacts.files import contents, damaged
 from uld.base.errors import ArtifactError
 from uld.base.params import CLOSED
+from uld.base.writing import write
 from uld.diffusion.store import Features
 
 FILE = "reduction.safetensors"
@@ -47,13 +50,22 @@ class Reduction(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write `reduction.safetensors` into `folder`."""
-        with atomic(folder / FILE) as part:
-            save_file({name: value.contiguous() for name, value in self.tensors.items()}, part)
+        write(folder / FILE, save({name: value.contiguous() for name, value in self.tensors.items()}))
 
 
 def load(folder: Path) -> Reduction | None:
-    """The reduction kept in `folder`, or None if features are stored as they are."""
-    return Reduction(load_file(folder / FILE)) if (folder / FILE).is_file() else None
+    """The reduction kept in `folder`, or None if features are stored as they are.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        return Reduction(tensors_of(contents(path, "features")))
+    except SafetensorError as error:
+        raise damaged(path, "features", error) from error
 
 
 def fit(sample: Iterable[Features], params: ReduceParams) -> Reduction:

@@ -18,20 +18,22 @@ import errno
 import hashlib
 import os
 import shutil
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import google_crc32c
 import numpy as np
 import torch
 import zarr
 from numpy.typing import NDArray
 
+from uld.artifacts.files import checksum, contents, damaged
 from uld.base import progress, ranks, runtime, stop
 from uld.base.errors import ArtifactError
+from uld.base.writing import atomic_folder, remove, sync_folder, write
 from uld.geometry.coords import Affine
 
 SHARD_BYTES = 64 * 2**20  # of up to FEW arrays together: what is computed again after a kill
@@ -40,6 +42,7 @@ IN_FLIGHT = 2  # batches in memory: the one being computed and the one being wri
 OPEN_MAPS = 8192  # chunk files mapped at a time: systems allow some 65,000 in a process
 INFINITE = np.uint16(0x7C00)  # the exponent of what is not finite in float16
 
+CHECKSUMS = "checksums"  # attribute of a store: of the chunks of each array
 LATENT = "latent"  # the array of a store that keeps what features are computed from (`online.LatentStore`)
 ITEMS = "items"  # the array that says which image and view an item is
 BACKBONE = "backbone"  # the folder in a store that holds the network which made it
@@ -68,7 +71,7 @@ class Layout:
     @property
     def fingerprint(self) -> str:
         """Checksum of the items: another split of the images has another one."""
-        return f"{zlib.crc32(np.ascontiguousarray(self.items, '<i8').data):08x}"
+        return checksum(np.ascontiguousarray(self.items, "<i8").tobytes())
 
     def lookup(self, rows: int) -> NDArray[np.int64]:
         """(N, V): the item that holds an image in a view; -1 where none does."""
@@ -101,14 +104,19 @@ class Chunk:
     def write(self, values: Half) -> None:
         """Add items."""
         self._items += len(values)
-        left = np.ascontiguousarray(values, "<f2").reshape(-1).view(np.uint8).data
-        self.crc = zlib.crc32(left, self.crc)
+        data = np.ascontiguousarray(values, "<f2").tobytes()
+        self.crc = google_crc32c.extend(self.crc, data)
+        left = memoryview(data)
         while left:  # a system writes as much as it can at a time
             left = left[self._file.write(left) :]
 
     def fill(self) -> None:
         """Give the chunk its full size, as zarr does: the last one has fewer items than the others."""
         self.write(np.full((self.shape[0] - self._items, *self.shape[1:]), np.nan, np.float16))
+
+    def sync(self) -> None:
+        """Have it on the disk: what counts as finished must outlast a loss of power."""
+        os.fsync(self._file.fileno())
 
 
 class FeatureStore:
@@ -120,15 +128,21 @@ class FeatureStore:
         Raises:
             ArtifactError: the store is missing, was not finished, or has the layout of an older version.
         """
-        if not path.is_dir():
-            raise ArtifactError(f"{path} is missing: run `dvc repro features` first.")
-        self._group = zarr.open_group(path, mode="r")
-        for key, what in (("spec", "is incomplete"), ("bank", "was made by an older version")):
-            if key not in self._group.attrs:
-                raise ArtifactError(f"{path} {what}: delete it and run `dvc repro features`.")
+        contents(path / "zarr.json", "features")
+        try:
+            self._group = zarr.open_group(path, mode="r")
+            attributes: dict[str, Any] = dict(self._group.attrs)
+            for key, what in (("spec", "is incomplete"), (CHECKSUMS, "was made by an older version")):
+                if key not in attributes:
+                    raise ArtifactError(f"{path} {what}: delete it and run `dvc repro features`.")
+            self.layout = _layout(self._group)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise damaged(path, "features", error) from error
         self.path = path
-        self.spec: dict[str, Any] = dict(self._group.attrs["spec"])  # type: ignore[arg-type]
-        self.layout = _layout(self._group)
+        self.spec: dict[str, Any] = attributes["spec"]
+        self._checksums: dict[str, list[str]] = attributes[CHECKSUMS]
+        if self.layout.fingerprint != self.spec["items"]:
+            raise damaged(path, "features", "its items have another checksum")
         self._item = self.layout.lookup(len(self))
         self._shard = int(self.spec["shard"])
         self._shapes: dict[str, tuple[int, ...]] = {}  # of the chunks
@@ -208,9 +222,19 @@ class FeatureStore:
                 array = self._group[name]
                 assert isinstance(array, zarr.Array)
                 self._shapes[name] = tuple(array.chunks)
-            file = _chunk_file(self.path, name, number)
-            opened = self._maps[name, number] = np.memmap(file, "<f2", "r", shape=self._shapes[name])
+            opened = self._maps[name, number] = self._whole_chunk(name, number)
         return opened
+
+    def _whole_chunk(self, name: str, number: int) -> NDArray[np.float16]:
+        """One chunk, mapped into memory and verified."""
+        file = _chunk_file(self.path, name, number)
+        try:
+            found = np.memmap(file, "<f2", "r", shape=self._shapes[name])
+        except (OSError, ValueError) as error:
+            raise damaged(file, "features", error) from error
+        if checksum(found.tobytes()) != self._checksums[name][number]:
+            raise damaged(file, "features", "its checksum is another one")
+        return found
 
     def check(self, **expected: Any) -> None:
         """Refuse a store that was made with other settings, naming each key that differs."""
@@ -279,8 +303,8 @@ def build(
             raise stop.Interrupted(f"{kept} of {len(starts)} shards are kept; run again to go on.")
     ranks.wait()
     if runtime.process() == 0:
-        own = {"arrays": list(shapes), "shard": shard, "digest": _digest(scratch, starts)}
-        _complete(partial, spec | own, layout, backbone)
+        own = {"arrays": list(shapes), "shard": shard, "items": layout.fingerprint, "digest": _digest(scratch, starts)}
+        _complete(partial, spec | own, layout, _checksums(scratch, starts), backbone)
         _publish(partial, path)
         shutil.rmtree(scratch)
 
@@ -290,30 +314,41 @@ def _digest(scratch: Path, starts: range) -> str:
     return hashlib.sha256("".join(_marker(scratch, a).read_text() for a in starts).encode()).hexdigest()
 
 
-def _complete(partial: Path, spec: dict[str, Any], layout: Layout, backbone: Path) -> None:
+def _checksums(scratch: Path, starts: range) -> dict[str, list[str]]:
+    """Of the chunks of each array, in order."""
+    found: dict[str, list[str]] = {}
+    for first in starts:
+        for line in _marker(scratch, first).read_text().splitlines():
+            name, crc = line.split()
+            found.setdefault(name, []).append(crc)
+    return found
+
+
+def _complete(
+    partial: Path, spec: dict[str, Any], layout: Layout, checksums: dict[str, list[str]], backbone: Path
+) -> None:
     """Add what makes a filled store a whole one, and what made its values."""
     shutil.rmtree(partial / BACKBONE, ignore_errors=True)  # of a run that was killed here
     shutil.copytree(backbone, partial / BACKBONE)
     for extra in partial.parent.glob("*.safetensors"):  # the reduction travels with the values it made
         shutil.copy(extra, partial)
     views, flipped = layout.views.tolist(), layout.flipped.tolist()
-    own = {"spec": spec, "views": views, "flipped": flipped, "bank": layout.bank}
+    own = {"spec": spec, "views": views, "flipped": flipped, "bank": layout.bank, CHECKSUMS: checksums}
     zarr.open_group(partial, mode="r+").attrs.update(own)
+    sync_folder(partial)
 
 
 def _publish(partial: Path, path: Path) -> None:
     """Give a whole store its final name in one step, even if the scratch folder is on another disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(path, ignore_errors=True)
+    remove(path)
     try:
         os.replace(partial, path)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        part = path.with_name(f".{path.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(partial, part)
-        os.replace(part, path)
+        with atomic_folder(path) as part:
+            shutil.copytree(partial, part, dirs_exist_ok=True)
         os.replace(partial, partial.with_name("moved.zarr"))  # never resume from what is being deleted
 
 
@@ -357,8 +392,11 @@ def _open_shard(path: Path, number: int, items: int, shapes: Shapes) -> Iterator
         for name, shape in shapes.items():
             file = _chunk_file(path, name, number)
             file.parent.mkdir(parents=True, exist_ok=True)
-            chunks[name] = Chunk(stack.enter_context(file.open("wb", buffering=0)), (items, *shape))
+            opened = stack.enter_context(file.open("wb", buffering=0))
+            chunks[name] = Chunk(opened, (items, *shape))
         yield chunks
+        for chunk in chunks.values():
+            chunk.sync()
 
 
 def _write_shard(
@@ -394,6 +432,4 @@ def _marker(scratch: Path, first: int) -> Path:
 
 def _finish(scratch: Path, first: int, chunks: dict[str, Chunk]) -> None:
     """Note that a shard is written, and the checksums of its arrays."""
-    new = scratch / f"new-{first:09d}"
-    new.write_text("".join(f"{name} {chunk.crc:08x}\n" for name, chunk in chunks.items()))
-    os.replace(new, _marker(scratch, first))  # a marker is never seen without its checksums
+    write(_marker(scratch, first), "".join(f"{name} {chunk.crc:08x}\n" for name, chunk in chunks.items()).encode())

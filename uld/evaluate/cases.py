@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from uld.artifacts.annotations import AnnotationSet, align, read_annotations
 from uld.artifacts.boxes import read_boxes
 from uld.artifacts.files import read_table
+from uld.artifacts.index import read_index
 from uld.artifacts.predictions import Predictions, read_predictions
 from uld.base.errors import ArtifactError
 from uld.evaluate import yaw
@@ -77,8 +78,8 @@ def load(row: str, folder: Path = Path("artifacts")) -> Inputs:
     boxes = read_boxes(folder / "roi" / "boxes.csv")
     if not np.array_equal(boxes["image"].to_numpy(dtype=object), predictions.images):
         raise ArtifactError(f"predictions of '{row}' do not fit boxes.csv: run `dvc repro predict@{row}`.")
-    index = read_table(folder / "data" / "index.csv", "data").set_index("image")
-    missing = read_table(folder / "roi" / "missing.csv", "roi")
+    index = read_index(folder / "data" / "index.csv").set_index("image")
+    missing = read_table(folder / "roi" / "missing.csv", "roi", ("image", "split", "reason"))
     return Inputs(
         predictions,
         boxes[["x1", "y1", "x2", "y2"]].to_numpy(dtype=np.float64),

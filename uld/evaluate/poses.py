@@ -9,7 +9,8 @@ import pandas as pd
 
 from uld.artifacts.annotations import align, read_annotations
 from uld.artifacts.boxes import read_boxes
-from uld.artifacts.files import read_table, require
+from uld.artifacts.files import require
+from uld.artifacts.index import read_index
 from uld.artifacts.labels import POSE, read_labels
 from uld.evaluate import pose, yaw
 
@@ -40,7 +41,7 @@ def of_rounds(rounds: dict[str, str], folder: Path = Path("artifacts")) -> Poses
         ArtifactError: a round has no labels.
     """
     images = read_boxes(folder / "roi" / "boxes.csv")["image"].to_numpy(dtype=object)
-    index = read_table(folder / "data" / "index.csv", "data").set_index("image").reindex(images)
+    index = read_index(folder / "data" / "index.csv").set_index("image").reindex(images)
     known = yaw.of_images(index, align(read_annotations(folder / "data" / "annotations.h5"), images))
     tree: dict[str, Any] = {}
     lines: list[tuple[str, int, str, str, float]] = []

@@ -1,5 +1,7 @@
 """The store of all crops, `artifacts/roi/crops.zarr`, as it is read; `uld.images.cut` writes it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import torch
 import zarr
 from numpy.typing import NDArray
 
-from uld.artifacts.files import require
+from uld.artifacts.files import contents, damaged
 from uld.base.errors import ArtifactError
 from uld.geometry.coords import Affine
 from uld.images import Pixels
@@ -30,15 +32,21 @@ class Crops:
         """Open the store.
 
         Raises:
-            ArtifactError: missing or incomplete.
+            ArtifactError: missing, incomplete or damaged.
         """
-        group = zarr.open_group(require(path / "zarr.json", "roi").parent, mode="r")
-        if "sha256" not in group.attrs or "affine" not in group:
-            raise ArtifactError(f"{path} is incomplete: delete it and run `dvc repro roi`.")
-        self._images, self._inside = _stored(group, "images"), _stored(group, "inside")
-        self._sha256 = str(group.attrs["sha256"])
-        self.affine: Affine = _stored(group, "affine")[:]
-        self.size = int(self._images.shape[1])
+        self._path = path
+        contents(path / "zarr.json", "roi")
+        with self._whole():
+            group = zarr.open_group(path, mode="r")
+            if "sha256" not in group.attrs or "affine" not in group:
+                raise ArtifactError(f"{path} is incomplete: delete it and run `dvc repro roi`.")
+            self._images, self._inside, affine = (_stored(group, name) for name in ("images", "inside", "affine"))
+            for array in (self._images, self._inside, affine):  # zarr makes zeros of a file that is missing
+                if array.nchunks_initialized < array.nchunks:
+                    raise ValueError(f"a file of {array.name} is missing")
+            self.affine: Affine = affine[:]
+            self.size = int(self._images.shape[1])
+            self._sha256 = str(group.attrs["sha256"])
 
     def __len__(self) -> int:
         """N."""
@@ -46,11 +54,23 @@ class Crops:
 
     def images(self, rows: NDArray[np.integer] | slice) -> Pixels:
         """Crops (B, S, S, 3) uint8 RGB of `rows`, in any order."""
-        return np.asarray(self._images.oindex[rows])
+        with self._whole():
+            return np.asarray(self._images.oindex[rows])
 
     def inside(self, rows: NDArray[np.integer] | slice) -> NDArray[np.bool_]:
         """(B, S, S): False where the crop leaves the photograph."""
-        return np.asarray(self._inside.oindex[rows])
+        with self._whole():
+            return np.asarray(self._inside.oindex[rows])
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """What zarr says of a store that was damaged, as an error with the remedy."""
+        try:
+            yield
+        except (ArtifactError, IndexError):
+            raise
+        except Exception as error:  # of its codecs, each has errors of its own
+            raise damaged(self._path, "roi", error) from error
 
     def fingerprint(self) -> str:
         """sha256 of the crops' pixels, masks and affines."""

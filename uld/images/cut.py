@@ -2,8 +2,6 @@
 
 import hashlib
 import math
-import os
-import shutil
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,10 @@ import zarr
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 
 from uld.base import runtime
+from uld.base.writing import atomic_folder
 from uld.geometry import coords
 from uld.geometry.coords import Affine
 from uld.images import Pixels
@@ -76,10 +75,11 @@ def write(path: Path, root: Path, boxes: pd.DataFrame, margin: float, size: int)
         size: S.
     """
     affine = coords.crop(boxes[["x1", "y1", "x2", "y2"]].to_numpy(np.float64), margin, size)
-    part = path.with_name(f".{path.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.parent.mkdir(parents=True, exist_ok=True)
-    group = zarr.open_group(part, mode="w", zarr_format=3)
+    with atomic_folder(path) as part:
+        _fill(zarr.open_group(part, mode="w", zarr_format=3), root, boxes, affine, size)
+
+
+def _fill(group: zarr.Group, root: Path, boxes: pd.DataFrame, affine: Affine, size: int) -> None:
     crops = _array(group, "images", (len(boxes), size, size, 3), np.uint8)
     inside = _array(group, "inside", (len(boxes), size, size), np.bool_)
     digest = hashlib.sha256(affine.tobytes())
@@ -93,16 +93,19 @@ def write(path: Path, root: Path, boxes: pd.DataFrame, margin: float, size: int)
         for array, values in zip((crops, inside), map(np.stack, zip(*batch, strict=True)), strict=True):
             array[start : start + len(batch)] = values
             digest.update(values.tobytes())
-    group.create_array("affine", data=affine, chunks=affine.shape)
+    _array(group, "affine", affine.shape, affine.dtype)[:] = affine
     group.attrs["sha256"] = digest.hexdigest()
-    shutil.rmtree(path, ignore_errors=True)
-    os.replace(part, path)
 
 
 def _array(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
-    """One row a chunk, `SHARD` rows a file."""
+    """One row a chunk, each with a checksum that zarr verifies, `SHARD` rows a file."""
     rest = shape[1:]
-    codec = BloscCodec(cname="zstd", clevel=3)
     return group.create_array(
-        name, shape=shape, dtype=dtype, chunks=(1, *rest), shards=(SHARD, *rest), compressors=codec
+        name,
+        shape=shape,
+        dtype=dtype,
+        chunks=(1, *rest),
+        shards=(SHARD, *rest),
+        compressors=[BloscCodec(cname="zstd", clevel=3), Crc32cCodec()],
+        config={"write_empty_chunks": True},  # black ones too: what is missing was lost
     )

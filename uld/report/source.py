@@ -11,6 +11,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as closed_dataclass
 
 from uld.artifacts.files import read_arrays, read_json, read_table, require
+from uld.artifacts.index import read_index
 from uld.artifacts.landmarks import Landmarks, read_landmarks
 from uld.artifacts.predictions import Predictions, read_predictions
 from uld.base.errors import ParamsError
@@ -119,7 +120,7 @@ def read(
         protocol=protocol,
         markup=max(inputs.sets, key=lambda name: inputs.sets[name].xy.shape[1], default=""),
         inputs=inputs,
-        index=read_table(folder / "data" / "index.csv", "data"),
+        index=read_index(folder / "data" / "index.csv"),
         crops=Crops(folder / "roi" / "crops.zarr"),
         landmarks=read_landmarks(require(folder / "landmarks" / chosen.row / "landmarks.h5", made_by)),
         regressors=read_arrays(folder / "regressors" / f"{chosen.row}.h5", f"regress@{chosen.row}"),
@@ -138,7 +139,8 @@ def predictions(row: str) -> Predictions:
 
 
 def _plots(row: str) -> dict[str, pd.DataFrame]:
-    return {name: read_table(Path("plots") / row / f"{name}.csv", f"evaluate@{row}") for name in TABLES}
+    folder, made_by = Path("plots") / row, f"evaluate@{row}"
+    return {name: read_table(folder / f"{name}.csv", made_by, (), columns) for name, columns in TABLES.items()}
 
 
 def _rounds(rounds: dict[str, str]) -> dict[str, dict[str, dict[str, float]]]:

@@ -66,6 +66,10 @@ def open_views(
         ArtifactError: a store is missing, or was made of other crops.
     """
     crops = Crops(root / "roi/crops.zarr")
+    if len(crops) != len(boxes):
+        raise ArtifactError(
+            f"{root / 'roi'}: {len(crops)} crops do not fit {len(boxes)} boxes: run `dvc repro -f roi`."
+        )
     frames = Frames(crops.affine, corners(boxes), crops.inside, crops.size, grid)
     found: tuple[TrainingViews, str] = sources.of(origin.reads).open_views(
         origin, crops, frames, training_rows(boxes), warps, root

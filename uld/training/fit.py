@@ -1,6 +1,7 @@
 """The one training loop. A step depends on nothing but the state of the loop, which is kept to resume from."""
 
 import io
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from uld.artifacts.files import atomic
+from uld.artifacts.files import checksum
 from uld.base import progress, ranks, runtime, stop
 from uld.base.errors import ULDError
+from uld.base.writing import write
 from uld.training.ema import Ema
 
 KEEP_EVERY = 50  # steps between two saved states, and between two printed lines
 
+CHECKSUM = 8  # bytes at the beginning of the file of the state
 STATE = {"model", "optimisers", "targets", "watch", "lines", "ended"}  # what its file holds
 
 Figures = dict[str, Tensor]
@@ -81,7 +84,7 @@ def fit(
 
     Raises:
         stop.Interrupted: asked to stop; the state is kept.
-        ULDError: the loss or its gradient is not finite, or `carried` or the kept state belong to other optimisers.
+        ULDError: the loss or its gradient is not finite, or `carried` belongs to other optimisers.
     """
     loop = _Loop(model, optimisers, targets, watch, name, steps)
     rates = [group["lr"] for group in loop.groups]
@@ -179,8 +182,7 @@ class _Loop:
         recent = pd.DataFrame(self.lines[-KEEP_EVERY:]).drop(columns="step").mean()
         buffer = io.BytesIO()  # torch hides what is wrong with a file from the caller
         torch.save(self._state(), buffer)
-        with atomic(path) as part:
-            part.write_bytes(buffer.getbuffer())
+        write(path, checksum(buffer.getvalue()).encode() + buffer.getvalue())
         told = ", ".join(f"{key} {value:.4g}" for key, value in recent.items())
         print(f"{self.name} step {self.done} of {self.steps}: {told}", flush=True)
 
@@ -195,12 +197,17 @@ class _Loop:
         }
 
     def restore(self, path: Path) -> None:
-        """Take up the state, if there is one."""
+        """Take up the state, if there is one that is whole and of this version."""
         if not path.is_file():
             return
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if set(state) != STATE:
-            raise ULDError(f"{self.name}: {path} was written by another version of this program: delete it.")
+        try:
+            state = self._read(path)
+        except ValueError as error:
+            aside = path.with_name(f"{path.name}.aside")
+            print(f"warning: {self.name} begins anew: {path} {error}. It is kept as {aside}.", flush=True)
+            if not runtime.process():
+                os.replace(path, aside)
+            return
         self.model.load_state_dict(state["model"])
         for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(kept)
@@ -209,6 +216,26 @@ class _Loop:
         if self.watch is not None:
             self.watch.load_state_dict(state["watch"])
         self.lines, self.ended = state["lines"], state["ended"]
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        """The kept state.
+
+        Raises:
+            ValueError: why it cannot be taken up.
+        """
+        data = path.read_bytes()
+        head, rest = data[:CHECKSUM], data[CHECKSUM:]
+        if head != checksum(rest).encode():
+            raise ValueError("is empty, cut off or damaged")
+        state: dict[str, Any] = torch.load(io.BytesIO(rest), map_location="cpu", weights_only=True)
+        if set(state) != STATE or _outline(state) != _outline(self._state()):
+            raise ValueError("was written by another version of uld")
+        return state
+
+
+def _outline(state: dict[str, Any]) -> list[Any]:
+    """Names and shapes of the weights in a state."""
+    return [{name: value.shape for name, value in one.items()} for one in (state["model"], *state["targets"])]
 
 
 # --- what optimisers remember, from one round to the next ---
