@@ -33,11 +33,6 @@ class Format(StrEnum):
     csv = "csv"
 
 
-def main() -> None:
-    """Entry point of the console script."""
-    app()
-
-
 def _run(work: Callable[[], None]) -> None:
     """A clear line and an exit code in place of a traceback for what a user can cause."""
     from uld.base import stop  # brings numpy, which --help need not wait for
@@ -259,7 +254,3 @@ def doctor(
             raise typer.Exit(1)
 
     _run(work)
-
-
-if __name__ == "__main__":
-    main()
