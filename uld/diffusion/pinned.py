@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,8 +10,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from uld.base import runtime
-from uld.base.errors import BackboneError
-from uld.base.params import CLOSED
+from uld.base.errors import BackboneError, ParamsError
+from uld.base.params import CLOSED, build
 
 SIDECAR = "uld.json"
 REFERENCE = "reference.json"
@@ -30,6 +31,17 @@ class PinnedParams:
     image_size: Annotated[int, Field(ge=8)]  # pixels the crop is resized to before encoding
 
 
+@dataclass(frozen=True, config=CLOSED)
+class Reference:
+    """What reference.json holds: a `PinnedParams`, and the hash of the model's content."""
+
+    path: str
+    revision: str | None
+    variant: str | None
+    image_size: Annotated[int, Field(ge=8)]
+    fingerprint: str
+
+
 def pin(params: PinnedParams) -> dict[str, Any]:
     """The `reference.json` of an existing model: where it is and the hash of its content."""
     root = fetch(params.path, params.revision)
@@ -43,11 +55,19 @@ def pin(params: PinnedParams) -> dict[str, Any]:
 
 
 def resolve(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Where the weights of an artifacts/backbone/ folder are, and its reference (empty if they are inside)."""
-    if (folder / REFERENCE).is_file():
-        reference = json.loads((folder / REFERENCE).read_text())
-        return reference["path"], reference
-    return str(folder), {}
+    """Where the weights of an artifacts/backbone/ folder are, and its reference (empty if they are inside).
+
+    Raises:
+        BackboneError: the reference is damaged.
+    """
+    path = folder / REFERENCE
+    if not path.is_file():
+        return str(folder), {}
+    try:
+        reference = build(Reference, json.loads(path.read_text()), "reference", str(path))
+    except (ParamsError, ValueError) as error:
+        raise BackboneError(f"{path} names no model: run `dvc repro -f backbone`. {error}") from error
+    return reference.path, asdict(reference)
 
 
 def fetch(path: str, revision: str | None = None, configs: bool = False) -> Path:

@@ -11,10 +11,12 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from uld.artifacts.files import atomic
+from uld.artifacts.sums import may_read
 from uld.base.errors import ArtifactError
 from uld.base.params import CLOSED
 from uld.diffusion.store import Features
@@ -52,8 +54,20 @@ class Reduction(nn.Module):
 
 
 def load(folder: Path) -> Reduction | None:
-    """The reduction kept in `folder`, or None if features are stored as they are."""
-    return Reduction(load_file(folder / FILE)) if (folder / FILE).is_file() else None
+    """The reduction kept in `folder`, or None if features are stored as they are.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        return Reduction(load_file(path))
+    except PermissionError as error:
+        raise may_read(path) from error
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{path} cannot be read ({error}): run `dvc repro` for it.") from error
 
 
 def fit(sample: Iterable[Features], params: ReduceParams) -> Reduction:
