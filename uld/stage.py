@@ -22,9 +22,6 @@ OWN = ".uld"
 def main() -> None:
     """Find the code, and become the stage's script."""
     early.prepare()
-    # threads of OpenMP that wait for each other spin, and on a machine with other work they take the time of those that
-    # compute: they spin for a short while only
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     found = clone(Path.cwd())
     if found and found != HERE:
         _start_anew(found)

@@ -1,4 +1,6 @@
-"""Ctrl-C and SIGTERM from the first moment on: what comes before the work, and every import, ends in one line.
+"""What has to be settled before anything is imported: signals, and how threads wait for each other.
+
+Ctrl-C and SIGTERM end what comes before the work, and every import, in one line.
 
 An exception in the middle of an import comes out of half-loaded libraries as errors of all kinds, or not at all. There
 is nothing to lose there, so the process ends at once; anywhere else in the work KeyboardInterrupt is raised, as ever.
@@ -19,7 +21,10 @@ _work: list[bool] = []  # an entry while there is something to lose
 
 
 def prepare() -> None:
-    """Take over both signals, unless this process was started to ignore them, as by `nohup`."""
+    """Take over both signals, but for those that it was started to ignore, and let waiting threads spin briefly."""
+    # threads of OpenMP that wait for each other spin, and on a machine with other work they take the time of those that
+    # compute: they spin for a short while only
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
         if signal.getsignal(number) == default:
             signal.signal(number, _handle)
