@@ -216,12 +216,8 @@ def _refuse(folder: Path, strange: list[str]) -> None:
 def _named(project: Path = Path("params.yaml")) -> set[str]:
     """Models that the current project names itself: paths and hub ids of backbones and of providers of object boxes."""
     tree = params.load(project) if project.is_file() else {}
-    blocks = [
-        block
-        for table in ("backbones", "roi_providers")
-        for block in (tree.get(table) or {}).values()
-        if isinstance(block, dict)
-    ]
+    tables = [tree[name] for name in ("backbones", "roi_providers") if isinstance(tree.get(name), dict)]
+    blocks = [block for table in tables for block in table.values() if isinstance(block, dict)]
     return {str(block[key]) for block in blocks for key in ("path", "folder", "weights") if key in block}
 
 
