@@ -20,10 +20,13 @@ def main() -> None:
     """Write artifacts/code/<stage>.txt or <stage>/<key>.txt: a line a file, its SHA-256 and its name."""
     tree = params.load(Path("params.yaml"))
     _check(Path(params.find(tree, "code")))
-    shutil.rmtree(OUT, ignore_errors=True)
-    for name, text in lists(HERE, params.load(Path("dvc.yaml")), tree).items():
-        (OUT / name).parent.mkdir(parents=True, exist_ok=True)
-        (OUT / name).write_text(text)
+    found, part = lists(HERE, params.load(Path("dvc.yaml")), tree), OUT.with_name(f".{OUT.name}.part")
+    for folder in (OUT, part):
+        shutil.rmtree(folder, ignore_errors=True)
+    for name, text in found.items():
+        (part / name).parent.mkdir(parents=True, exist_ok=True)
+        (part / name).write_text(text)
+    os.replace(part, OUT)  # never half of the lists
 
 
 def _check(folder: Path) -> None:

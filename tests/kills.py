@@ -4,7 +4,8 @@
     python tests/kills.py --moments 20 --seed 3 --stages features@trained train@duld-1
 
 Outputs are removed before each start, as DVC does. Between the kill and the second run no file may stand under its
-final name with anything but its final bytes. Where something was lost the exit code is 1.
+final name with anything but its final bytes. Where something was lost the exit code is 1. Leave the code alone while it
+runs: the second runs are of the working tree.
 """
 
 import argparse
@@ -123,7 +124,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stages", nargs="+", help="as train@duld-1; all of them if none is named")
     asked = parser.parse_args()
-    os.environ.setdefault("ULD_DEVICE", "cpu")
+    os.environ |= {"ULD_DEVICE": os.environ.get("ULD_DEVICE", "cpu"), "ULD_THREADS": "1"}  # as in the processes
     with tempfile.TemporaryDirectory() as folder:
         project = Project.export(Path(folder, "project"))
         project.stages(*project.order())
