@@ -5,12 +5,12 @@ every stage, which would otherwise take longer than many stages do.
 """
 
 import os
-import shutil
 from pathlib import Path
 
 from uld.base import params, stop
 from uld.base.code import lists
 from uld.base.errors import ULDError
+from uld.base.writing import atomic_folder
 from uld.stage import HERE, clone
 
 OUT = Path("artifacts/code")
@@ -20,10 +20,11 @@ def main() -> None:
     """Write artifacts/code/<stage>.txt or <stage>/<key>.txt: a line a file, its SHA-256 and its name."""
     tree = params.load(Path("params.yaml"))
     _check(Path(params.find(tree, "code")))
-    shutil.rmtree(OUT, ignore_errors=True)
-    for name, text in lists(HERE, params.load(Path("dvc.yaml")), tree).items():
-        (OUT / name).parent.mkdir(parents=True, exist_ok=True)
-        (OUT / name).write_text(text)
+    found = lists(HERE, params.load(Path("dvc.yaml")), tree)
+    with atomic_folder(OUT) as part:  # never half of the lists
+        for name, text in found.items():
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
+            (part / name).write_text(text)
 
 
 def _check(folder: Path) -> None:

@@ -27,6 +27,9 @@ DEARER = {"compiles": "--compile", "benchmark": "--benchmarks"}  # what a run le
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="what the tests compute on: cpu, cuda or cuda:N (default: cpu)")
     parser.addoption("--compile", action="store_true", help="also compile the blocks of a network: half a minute")
+    parser.addoption(
+        "--moments", type=int, help="at how many random moments stages are interrupted, and killed: ten or so"
+    )
     parser.addoption("--benchmarks", action="store_true", help="also start each benchmark at its tiny size")
 
 

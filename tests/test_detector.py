@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from uld import detector, methods, roi
+from uld.artifacts import sums
 from uld.artifacts.boxes import read_boxes
 from uld.artifacts.files import sha256, write_table
 from uld.artifacts.found import Found
@@ -21,7 +22,7 @@ from uld.artifacts.landmarks import Landmarks
 from uld.artifacts.models import WEIGHTS, Origin, load_model, save_model
 from uld.artifacts.predictions import Predictions, write_predictions
 from uld.base import random
-from uld.base.errors import ArtifactError, BackboneError, ULDError
+from uld.base.errors import ArtifactError, ULDError
 from uld.base.params import build
 from uld.detector import Detector
 from uld.diffusion import aggregated, backbone, extract, pinned
@@ -367,7 +368,9 @@ def test_a_row_without_landmarks(project: Project) -> None:
 
 
 @pytest.mark.parametrize("kind", ["untrained", "reduced", "pinned"])
-def test_other_kinds_of_features(kind: str, tmp_path: Path, pixel_folder: Path) -> None:
+def test_other_kinds_of_features(
+    kind: str, tmp_path: Path, pixel_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The untrained network, stored principal components, and a model that stays where it is."""
     model = pixel_folder
     if kind == "pinned":
@@ -378,8 +381,23 @@ def test_other_kinds_of_features(kind: str, tmp_path: Path, pixel_folder: Path) 
     reduction = ReduceParams(6, 4) if kind == "reduced" else None
     project = Project(tmp_path, model, kind != "untrained", reduction)
     _, predictions, folder = project.discover()
-    same(Detector.load(folder).detect(project.photographs), predictions, np.arange(9))
+    same(Detector.load(folder, kind == "pinned").detect(project.photographs), predictions, np.arange(9))
     assert bool(list(folder.glob("backbone/unet/*.safetensors"))) == (kind != "pinned")
+    if kind == "pinned":
+        only_what_is_named(folder, str(pixel_folder), monkeypatch)
+
+
+def only_what_is_named(folder: Path, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle opens nothing outside itself that neither the user nor the project names."""
+    project = folder.parent / "user"
+    project.mkdir()
+    monkeypatch.chdir(project)
+    with pytest.raises(
+        ArtifactError, match=rf"would open what lies outside it .* does not name: {path}.*--open-outside"
+    ):
+        Detector.load(folder)
+    (project / "params.yaml").write_text(json.dumps({"backbones": {"mine": {"path": path}}}))
+    assert Detector.load(folder).count == COUNT
 
 
 def test_a_trained_model_travels_without_what_it_learned_from(tmp_path: Path, pixel_folder: Path) -> None:
@@ -466,33 +484,121 @@ def test_a_detector_of_a_model_that_reads_images(project: Project) -> None:
 # --- what is refused ---
 
 
-def refuse(folder: Path, spoil: Callable[[Path], object], error: type[Exception], message: str) -> None:
-    spoil(folder)
-    with pytest.raises(error, match=message):
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def flip(path: Path) -> None:
+    """One bit in the middle."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+HARMS: list[Callable[[Path], object]] = [
+    Path.unlink,
+    cut,
+    flip,
+    lambda p: p.write_bytes(b""),
+    lambda p: p.write_bytes(b"\x80\x04."),
+]
+FILES = [
+    "detector.json",
+    "sha256.txt",
+    "landmarks.h5",
+    "readout.json",
+    "model/model.json",
+    "model/model.safetensors",
+    "backbone/uld.json",
+    "backbone/unet/config.json",
+    "backbone/unet/diffusion_pytorch_model.safetensors",
+    "backbone/scheduler/scheduler_config.json",
+]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("harm", HARMS, ids=["missing", "cut", "flipped", "empty", "garbage"])
+def test_any_damage_is_told_with_the_remedy(
+    zeroshot: tuple[Landmarks, Predictions, Path], tmp_path: Path, name: str, harm: Callable[[Path], object]
+) -> None:
+    folder = shutil.copytree(zeroshot[2], tmp_path / "zeroshot")
+    harm(folder / name)
+    with pytest.raises(ArtifactError, match=r"dvc repro (-f )?predict"):
         Detector.load(folder)
 
 
-def test_a_spoilt_bundle(zeroshot: tuple[Landmarks, Predictions, Path], tmp_path: Path) -> None:
-    def fresh(name: str) -> Path:
-        return shutil.copytree(zeroshot[2], tmp_path / name)
+def test_every_file_of_a_bundle_is_harmed_above(zeroshot: tuple[Landmarks, Predictions, Path]) -> None:
+    assert {p.relative_to(zeroshot[2]).as_posix() for p in zeroshot[2].rglob("*") if p.is_file()} == set(FILES)
 
-    def change(folder: Path) -> None:
-        path = folder / "backbone/scheduler/scheduler_config.json"
-        path.write_text(path.read_text().replace("squaredcos_cap_v2", "linear"))
 
-    def older(folder: Path) -> None:
-        about = json.loads((folder / "detector.json").read_text())
-        del about["version"]
-        (folder / "detector.json").write_text(json.dumps(about | {"step": about.pop("method")}))
+def test_a_file_that_was_not_packed_is_told(zeroshot: tuple[Landmarks, Predictions, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(zeroshot[2], tmp_path / "zeroshot")
+    (folder / "reduction.safetensors").touch()
+    with pytest.raises(ArtifactError, match=r"reduction.safetensors does not belong there: remove it, or pack it anew"):
+        Detector.load(folder)
+    (folder / "reduction.safetensors").rename(folder / ".DS_Store")
+    assert Detector.load(folder).count == COUNT
 
-    refuse(
-        tmp_path / "nothing", lambda folder: None, ArtifactError, r"detector.json is missing: run `dvc repro predict`"
-    )
-    refuse(fresh("a"), change, ArtifactError, "its backbone is not the one it was made with: run `dvc repro predict`")
-    refuse(fresh("b"), lambda f: shutil.rmtree(f / "backbone/unet"), BackboneError, "it has no 'unet/'")
-    refuse(fresh("c"), lambda f: (f / "model/model.json").unlink(), ArtifactError, "model.json is missing")
-    refuse(fresh("d"), lambda f: (f / "landmarks.h5").unlink(), ArtifactError, "landmarks.h5 is missing")
-    refuse(fresh("e"), older, ArtifactError, "e was packed by another version of uld: pack it anew: `dvc repro -f pre")
+
+WRONG: list[tuple[str, str, Any, str]] = [
+    ("detector.json", "version", 2, "packed by another version of uld"),
+    ("detector.json", "colour", 1, "detector.colour: unknown key"),
+    ("detector.json", "roi", {"providers": ["full"], "margin": "0.1", "crop": 32, "max_missing": 0}, "roi.margin: "),
+    ("detector.json", "roi", {"providers": ["full"], "margin": 0.1, "crop": 10**9, "max_missing": 0}, "roi.crop: "),
+    ("detector.json", "method", "magic", "magic"),
+    ("detector.json", "params", KMEANS, "params.refine: key is missing"),
+    ("detector.json", "roi_providers", {"full": {"size": 3}}, "roi_providers.full.size: unknown key"),
+    ("model/model.json", "colour", 1, "model.colour: unknown key"),
+    ("model/model.json", "steps", "many", "model.steps: "),
+    ("model/model.json", "model", "magic", "there is no model 'magic'"),
+    ("model/model.json", "args.grid", "16", "args.grid: "),
+    ("model/model.json", "args.grid", 10**9, "args.grid: 1000000000 is beyond"),
+    ("model/model.json", "args.colour", 1, "args.colour: unknown key"),
+    ("model/model.json", "args.dims", 9, "another model than model.safetensors holds"),
+    ("readout.json", "seed", -1, "readout.seed: "),
+    ("readout.json", "readout", {}, "readout.readout.layers: key is missing"),
+]
+
+
+@pytest.mark.parametrize(("name", "key", "value", "said"), WRONG)
+def test_a_wrong_key_is_named(
+    zeroshot: tuple[Landmarks, Predictions, Path], tmp_path: Path, name: str, key: str, value: Any, said: str
+) -> None:
+    """Even in a bundle whose checksums are right."""
+    folder = shutil.copytree(zeroshot[2], tmp_path / "zeroshot")
+    tree = node = json.loads((folder / name).read_text())
+    *above, last = key.split(".")
+    for part in above:
+        node = node[part]
+    node[last] = value
+    (folder / name).write_text(json.dumps(tree))
+    sums.write_sums(folder)
+    with pytest.raises(ArtifactError, match=f"(?s){said}.*`dvc repro"):
+        Detector.load(folder)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(
+    zeroshot: tuple[Landmarks, Predictions, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(sums, "sha256", closed)
+    with pytest.raises(ArtifactError, match=r"may not be read: give yourself the right to"):
+        Detector.load(zeroshot[2])
+
+
+def test_a_full_disk_leaves_no_bundle(
+    project: Project, zeroshot: tuple[Landmarks, Predictions, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = {path: path.read_bytes() for path in zeroshot[2].parent.rglob("*") if path.is_file()}
+    monkeypatch.setattr(sums, "write_sums", full)
+    with pytest.raises(OSError, match="No space"):
+        project.discover()
+    assert {path: path.read_bytes() for path in zeroshot[2].parent.rglob("*") if path.is_file()} == before
 
 
 def test_features_of_other_crops_are_refused(project: Project, tmp_path: Path) -> None:

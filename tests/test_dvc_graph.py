@@ -10,6 +10,7 @@ import pytest
 import graph
 from uld.base import code, params
 from uld.base.code import ROUNDS, ROWS, STARTS
+from uld.base.errors import ParamsError
 
 GRAPH = graph.load("dvc.yaml")
 STAGES = GRAPH["stages"]
@@ -34,6 +35,14 @@ def test_lists_of_code_name_the_method_and_model_of_their_line_and_no_others(pro
                 opened = set(re.findall(r"uld/methods/(\w+)\.py", text)) - {"__init__", "base", "lines"}
                 assert opened == {line["method"].removesuffix("_full_vae")}, name
     assert not [name for name in lists if name.startswith("features/") and "uld/methods/" in lists[name]]
+
+
+@pytest.mark.parametrize("name", ["a; touch owned", "$(touch owned)", "../../a", "-m", "a b", "a\n", ""])
+def test_a_name_that_a_shell_or_a_path_would_take_for_more_is_refused(name: str) -> None:
+    tree = params.load(graph.ROOT / "params.yaml")
+    tree["rows"][name] = tree["rows"]["duld"]
+    with pytest.raises(ParamsError, match=r"(?s)params.yaml: rows: '.*' is no name of a line: take letters"):
+        code.lists(graph.ROOT, GRAPH, tree)
 
 
 @pytest.mark.parametrize("project", PROJECTS, ids=lambda path: path.name)

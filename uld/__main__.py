@@ -1,5 +1,15 @@
-"""`python -m uld`: the command line, whatever the name of the installed script."""
+"""Entry point of the command line: the installed script `uld` and `python -m uld` alike."""
 
-from uld.commands.cli import main
+from uld.base import early
 
-main()
+
+def main() -> None:
+    """Run the command line; an interrupt while it is being imported ends in one line too."""
+    early.prepare()
+    from uld.commands.cli import app
+
+    app()
+
+
+if __name__ == "__main__":
+    main()

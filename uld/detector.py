@@ -7,22 +7,27 @@ found.landmarks.filled_xy[0]                    # (K, 2) x, y in pixels of the p
 """
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass as closed
 
 from uld import methods, roi, sources
-from uld.artifacts.files import read_json, write_json
+from uld.artifacts import sums
+from uld.artifacts.files import read_json, sha256, write_json
 from uld.artifacts.found import Found, joined
 from uld.artifacts.landmarks import Landmarks, read_landmarks, write_landmarks
 from uld.artifacts.models import ABOUT as MODEL
 from uld.artifacts.models import WEIGHTS, load_model, read_origin
-from uld.base import runtime
-from uld.base.errors import ArtifactError
-from uld.base.params import build
+from uld.base import params, runtime
+from uld.base.errors import ArtifactError, ParamsError
+from uld.base.params import CLOSED, build
+from uld.base.writing import atomic_folder
 from uld.geometry import coords
 from uld.images import Pixels
 from uld.images.cut import cut
@@ -32,7 +37,19 @@ from uld.sources.live import LiveViews
 from uld.sources.source import Source
 
 ABOUT = "detector.json"
-VERSION = 2  # of the folder's layout
+VERSION = 3  # of the folder's layout
+LARGEST = 2**13  # pixels a side of a crop: beyond it a photograph takes all memory
+
+
+@closed(frozen=True, config=CLOSED)
+class About:
+    """What detector.json holds: `params` are the method's block `cluster`, the rest are blocks of params.yaml."""
+
+    version: int
+    method: str
+    params: dict[str, Any]
+    roi: roi.RoiParams
+    roi_providers: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -55,7 +72,10 @@ def pack(
     providers: dict[str, Any],
     root: Path = Path("artifacts"),
 ) -> None:
-    """Gather all that inference needs: a small backbone travels inside, a pinned one by path and hash."""
+    """Gather all that inference needs: a small backbone travels inside, a pinned one by path and hash.
+
+    A bundle that could not be finished leaves nothing at `out`.
+    """
     about = {
         "version": VERSION,
         "method": row.method,
@@ -63,42 +83,53 @@ def pack(
         "roi": asdict(crop),
         "roi_providers": {name: asdict(settings) for name, settings in providers.items()},
     }
-    (out / "model").mkdir(parents=True, exist_ok=True)
-    for name in (MODEL, WEIGHTS):  # not what it was trained on
-        shutil.copy(root / "rounds" / row.start / name, out / "model")
-    sources.of(row.reads).pack(row.reads, root, out)
-    write_landmarks(out / "landmarks.h5", landmarks)
-    write_json(out / ABOUT, about)
+    with atomic_folder(out) as folder:
+        (folder / "model").mkdir()
+        for name in (MODEL, WEIGHTS):  # not what it was trained on
+            shutil.copy(root / "rounds" / row.start / name, folder / "model")
+        sources.of(row.reads).pack(row.reads, root, folder)
+        write_landmarks(folder / "landmarks.h5", landmarks)
+        write_json(folder / ABOUT, about)
+        sums.write_sums(folder)
 
 
 class Detector:
     """A packed detector, ready for photographs. Coordinates in, coordinates out: original pixels, (x, y)."""
 
-    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, about: About) -> None:
         """Use `Detector.load`."""
-        kind = methods.load(about["method"])
-        self._method = kind(build(kind.Cluster, about["params"], "params", str(folder / ABOUT)))
+        self.fingerprint = sha256(folder / sums.FILE)  # stands for the content of all files
+        kind = methods.load(about.method)
+        self._method = kind(build(kind.Cluster, about.params, "params", str(folder / ABOUT)))
         self.landmarks = read_landmarks(folder / "landmarks.h5")
-        self._roi = build(roi.RoiParams, about["roi"], "roi", str(folder / ABOUT))
-        self._providers = _providers(about["roi_providers"], folder)
+        self._roi = about.roi
+        self._providers = _providers(about.roi_providers, folder)
         self._model = load_model(folder / "model").to(runtime.device())
         self._read = sources.of(read_origin(folder / "model").reads).reader(self._model, folder)
 
     @classmethod
-    def load(cls, folder: Path | str) -> "Detector":
+    def load(cls, folder: Path | str, open_outside: bool = False) -> "Detector":
         """Open an artifacts/detectors/<row>/ folder.
 
+        Args:
+            open_outside: whether it may open models that lie outside the folder and that params.yaml of the current
+                folder does not name.
+
         Raises:
-            ArtifactError: no detector there, one of an older version, or its backbone has changed.
+            ArtifactError: no detector there, one of an older version, a file of it is damaged, its backbone has
+                changed, or it wants to open what it may not.
             BackboneError: a pinned model is gone.
         """
         folder = Path(folder)
-        about = read_json(folder / ABOUT, "predict")
-        if about.get("version") != VERSION:
-            raise ArtifactError(
-                f"{folder} was packed by another version of uld: pack it anew: `dvc repro -f predict@{folder.name}`."
-            )
-        return cls(folder, about)
+        remedy = f"pack it anew: `dvc repro -f predict@{folder.name}`"
+        with _blamed_on_the_bundle(remedy):
+            about = _about(folder, remedy)
+            sums.check_sums(folder, remedy)
+            strange = outside(folder, about)
+        if not open_outside:
+            _refuse(folder, [place for place in strange if place not in _named()])
+        with _blamed_on_the_bundle(remedy):
+            return cls(folder, about)
 
     @property
     def count(self) -> int:
@@ -123,6 +154,52 @@ class Detector:
         source = Source(self._model, views)
         parts = [placed(self._method, self.landmarks, source, rows) for rows in runtime.batches(np.arange(len(good)))]
         return Detected(joined(parts).put(good, len(images)), boxes)
+
+
+def outside(folder: Path, about: About) -> list[str]:
+    """Folders, files and hub ids outside the bundle that it opens, sorted."""
+    found = {
+        str(block[name])
+        for provider, block in about.roi_providers.items()
+        for name in roi.kind(provider).opens
+        if name in block
+    }
+    return sorted({*found, *sources.of(read_origin(folder / "model").reads).outside(folder)})
+
+
+def _about(folder: Path, remedy: str) -> About:
+    tree = read_json(folder / ABOUT, f"-f predict@{folder.name}")
+    if not isinstance(tree, dict) or tree.get("version") != VERSION:
+        raise ArtifactError(f"{folder} was packed by another version of uld: {remedy}.")
+    about = build(About, tree, "detector", str(folder / ABOUT))
+    if about.roi.crop > LARGEST:
+        raise ArtifactError(f"{folder / ABOUT}: roi.crop: {about.roi.crop} is beyond {LARGEST} pixels: {remedy}.")
+    return about
+
+
+@contextmanager
+def _blamed_on_the_bundle(remedy: str) -> Iterator[None]:
+    """Wrong keys of its files are no wrong keys of params.yaml."""
+    try:
+        yield
+    except ParamsError as error:
+        raise ArtifactError(f"{error}\nThe detector is damaged or of another version: {remedy}.") from error
+
+
+def _refuse(folder: Path, strange: list[str]) -> None:
+    if strange:
+        raise ArtifactError(
+            f"{folder} would open what lies outside it and params.yaml here does not name: {', '.join(strange)}. If "
+            "you trust both, say so: `uld predict --open-outside`, or Detector.load(..., open_outside=True)."
+        )
+
+
+def _named(project: Path = Path("params.yaml")) -> set[str]:
+    """Models that the current project names itself: paths and hub ids of backbones and of providers of object boxes."""
+    tree = params.load(project) if project.is_file() else {}
+    tables = [tree[name] for name in ("backbones", "roi_providers") if isinstance(tree.get(name), dict)]
+    blocks = [block for table in tables for block in table.values() if isinstance(block, dict)]
+    return {str(block[key]) for block in blocks for key in ("path", "folder", "weights") if key in block}
 
 
 def _providers(blocks: dict[str, Any], folder: Path) -> list[roi.Provider]:

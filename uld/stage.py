@@ -2,13 +2,16 @@
 
 A project is any folder with dvc.yaml and params.yaml. Its code is the clone of this repository that it lies in, where
 there is one: the root is a project, studies/<name>/ lie in it, and DVC runs a queued experiment in a clone of its own.
-Elsewhere the installed package runs. This file is imported before it is known which code runs: it imports no other.
+Elsewhere the installed package runs. This file is imported before it is known which code runs: it imports no other but
+what makes Ctrl-C end in one line, and where the other code is to run the process starts anew.
 """
 
 import os
 import runpy
 import sys
 from pathlib import Path
+
+from uld.base import early
 
 HERE = Path(__file__).resolve().parents[1]  # the folder that holds the running uld/ and stages/
 # stands for the code of a project that lies in no clone: `code` in its params.yaml; version.txt in its folders uld/ and
@@ -18,9 +21,7 @@ OWN = ".uld"
 
 def main() -> None:
     """Find the code, and become the stage's script."""
-    # threads of OpenMP that wait for each other spin, and on a machine with other work they take the time of those that
-    # compute: they spin for a short while only
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    early.prepare()
     found = clone(Path.cwd())
     if found and found != HERE:
         _start_anew(found)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from uld import models
+from uld.artifacts.files import checksum
 from uld.artifacts.models import ABOUT, WEIGHTS, Origin, load_model, read_origin, save_model
 from uld.base.errors import ArtifactError, ParamsError
 from uld.models.aggregator import Aggregator
@@ -169,6 +170,64 @@ def test_a_description_that_cannot_be_read(tmp_path: Path, text: str) -> None:
     for read in (load_model, read_origin):
         with pytest.raises(ArtifactError, match=r"(?s)model.json is damaged \(.*run `dvc repro bootstrap train`"):
             read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "said"),
+    [
+        ("heads", "aggregator.width", "8", "args.aggregator.width: "),
+        ("heads", "pose.colour", 1, "args.pose.colour: unknown key"),
+        ("heads", "base.centre", "left", "args.base.centre: "),
+        ("heads", "hidden", 10**6, "args.hidden: 1000000 is beyond any model"),
+        ("encoder", "groups", 0, "integer modulo by zero"),
+        ("encoder", "widths", [8, 9], "must be multiples of network.groups"),
+        ("encoder", "size", 16.5, "args.size: "),
+    ],
+)
+def test_an_argument_that_is_wrong_is_named(tmp_path: Path, name: str, key: str, value: object, said: str) -> None:
+    save_model(make(name), tmp_path, KINDS[name][1])
+    about = json.loads((tmp_path / ABOUT).read_text())
+    node = about["args"]
+    *above, last = key.split(".")
+    for part in above:
+        node = node[part]
+    node[last] = value
+    (tmp_path / ABOUT).write_text(json.dumps(about))
+    with pytest.raises(ArtifactError, match=f"(?s){said}.*run `dvc repro bootstrap train`"):
+        load_model(tmp_path)
+
+
+def test_weights_that_may_not_be_read_are_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Path.read_bytes
+
+    def closed(path: Path) -> bytes:
+        if path.name == WEIGHTS:
+            raise PermissionError(13, "Permission denied", str(path))
+        return honest(path)
+
+    save_model(make("frozen"), tmp_path, STORED)
+    monkeypatch.setattr(Path, "read_bytes", closed)
+    with pytest.raises(ArtifactError, match=r"model.safetensors may not be read: give yourself the right to"):
+        load_model(tmp_path)
+
+
+def pickled(path: Path) -> None:
+    torch.save({"weights": torch.ones(3)}, path)
+
+
+def oversized(path: Path) -> None:
+    path.write_bytes((2**40).to_bytes(8, "little") + b"{}")
+
+
+@pytest.mark.parametrize("harm", [pickled, oversized])
+def test_weights_of_another_format(tmp_path: Path, harm: Callable[[Path], None]) -> None:
+    save_model(make("frozen"), tmp_path, STORED)
+    harm(tmp_path / WEIGHTS)
+    about = json.loads((tmp_path / ABOUT).read_text())
+    about["weights"] = checksum((tmp_path / WEIGHTS).read_bytes())
+    (tmp_path / ABOUT).write_text(json.dumps(about))
+    with pytest.raises(ArtifactError, match=r"describes another model than model.safetensors holds.*run `dvc repro"):
+        load_model(tmp_path)
 
 
 def test_a_model_that_this_version_does_not_have(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from kills import kills
 from smoke.project import Project
 from uld.diffusion import store
 
@@ -103,3 +104,10 @@ def test_training_on_the_store_goes_on_after_sigterm(project: Project, stage: st
     whole = project.stage(stage, name)
     assert " step 50 of 120" in whole.stdout
     assert project.files(f"artifacts/rounds/{name}") == files
+
+
+def test_quick_stages_killed_at_random_moments(project: Project, request: pytest.FixtureRequest) -> None:
+    """`python tests/kills.py` kills all stages, and more often."""
+    count = request.config.getoption("--moments") or 10
+    lost = [str(one) for one in kills(project, ["data", "roi"], count, seed=0) if one.wrong]
+    assert not lost, "\n".join(lost)

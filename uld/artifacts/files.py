@@ -53,7 +53,9 @@ def contents(path: Path, made_by: str) -> bytes:
 def damaged(path: Path, made_by: str, reason: object) -> ArtifactError:
     """The error of a file that is not as its stage left it; one that may not be read is not told to be deleted."""
     if isinstance(reason, PermissionError):
-        return ArtifactError(f"{reason.filename or path} cannot be read ({reason.strerror}): unlock it and run again.")
+        return ArtifactError(
+            f"{reason.filename or path} may not be read: give yourself the right to, as by `chmod u+r`."
+        )
     return ArtifactError(f"{path} is damaged ({reason}): delete it and run `dvc repro {made_by}`.")
 
 

@@ -1,14 +1,18 @@
 """A model in a folder: artifacts/rounds/<start or round>/, and the same inside a detector bundle."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import reduce
+from inspect import Parameter, signature
+from operator import or_
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
-from pydantic import Field
-from pydantic.dataclasses import dataclass
+from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic.dataclasses import dataclass as closed
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import nn
 
 from uld import models
 from uld.artifacts.files import checksum, contents, damaged, read_json
@@ -19,6 +23,7 @@ from uld.models.base import Model
 
 ABOUT, WEIGHTS = "model.json", "model.safetensors"
 MADE_BY = "bootstrap train"  # the stages whose folders hold a model
+LARGEST = 2**14  # no size of a model is beyond it: a network of such a size would take all memory before it is refused
 
 
 @dataclass(frozen=True)
@@ -36,9 +41,9 @@ class Origin:
     steps: int
 
 
-@dataclass(frozen=True, config=CLOSED)
-class _About:
-    """model.json: what is in `Origin`, and
+@closed(frozen=True, config=CLOSED)
+class About:
+    """What model.json holds: what is in `Origin`, and
 
     model: name in `MODELS`; args: of its constructor; weights: CRC-32C of the other file.
     """
@@ -55,7 +60,7 @@ class _About:
 def save_model(model: Model, folder: Path, origin: Origin) -> None:
     """Write model.json and model.safetensors."""
     weights = save({name: value.contiguous().cpu() for name, value in model.state_dict().items()})
-    about = _About(models.name_of(model), model.about(), checksum(weights), **asdict(origin))
+    about = About(models.name_of(model), model.about(), checksum(weights), **asdict(origin))
     write(folder / WEIGHTS, weights)
     write(folder / ABOUT, (json.dumps(asdict(about), indent=1, sort_keys=True) + "\n").encode())
 
@@ -74,8 +79,8 @@ def load_model(folder: Path) -> Model:
     """The model of a folder, on the CPU and in evaluation mode.
 
     Raises:
-        ArtifactError: there is none, or its weights are not those that were saved.
-        ParamsError: this version has no such model.
+        ArtifactError: there is none, an argument of it is wrong, or its weights are not those that were saved.
+        ParamsError: this version has no model of that name.
     """
     about, path = _about(folder), folder / WEIGHTS
     weights = contents(path, MADE_BY)
@@ -83,17 +88,44 @@ def load_model(folder: Path) -> Model:
         raise damaged(path, MADE_BY, "its checksum is another one")
     kind = models.kind(about.model)
     try:
+        build(arguments(kind), about.args, "args", ABOUT)
+        _refuse_absurd(about.args, "args")
         model = kind.of(about.args)
         model.load_state_dict(load(weights))
-    except (SafetensorError, RuntimeError, TypeError, KeyError, ValueError) as error:
+    except (SafetensorError, ParamsError, ArithmeticError, RuntimeError, ValueError) as error:
         raise damaged(folder / ABOUT, MADE_BY, f"it describes another model than {WEIGHTS} holds: {error}") from error
     return model.eval()
 
 
-def _about(folder: Path) -> _About:
+def arguments(kind: type[nn.Module]) -> type[BaseModel]:
+    """The arguments of a constructor as a closed block; one that is a module itself is a block of its own in it."""
+    hints = get_type_hints(kind.__init__)
+    fields: Any = {
+        name: (_typed(hints[name]), ... if one.default is Parameter.empty else one.default)
+        for name, one in signature(kind).parameters.items()
+    }
+    return create_model(kind.__name__, __config__=ConfigDict(extra="forbid"), **fields)
+
+
+def _typed(hint: Any) -> Any:
+    if isinstance(hint, type) and issubclass(hint, nn.Module):
+        return arguments(hint)
+    parts = get_args(hint)  # of `PoseVAE | None`
+    return reduce(or_, map(_typed, parts)) if type(None) in parts else hint
+
+
+def _refuse_absurd(node: Any, place: str) -> None:
+    inside = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in inside:
+        _refuse_absurd(value, f"{place}.{key}")
+    if isinstance(node, int) and not 0 <= node <= LARGEST:
+        raise ValueError(f"{place}: {node} is beyond any model, 0 to {LARGEST}")
+
+
+def _about(folder: Path) -> About:
     path = folder / ABOUT
     tree = read_json(path, MADE_BY)
     try:
-        return build(_About, tree, "model", str(path))
+        return build(About, tree, "model", str(path))
     except ParamsError as error:
         raise damaged(path, MADE_BY, error) from error

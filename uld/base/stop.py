@@ -7,12 +7,15 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import NoReturn
 
-from uld.base import runtime
+from uld.base import early, runtime, shown
+from uld.base.early import EXIT_INTERRUPTED
 from uld.base.errors import ULDError
 
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
+# what a disk or its rights are to blame for
+OF_THE_PLACE = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EACCES", "EPERM", "EROFS")}
 
 
 class Interrupt:
@@ -50,27 +53,28 @@ def interruptible() -> Iterator[Interrupt]:
 def run(main: Callable[[], None]) -> None:
     """Run a stage or command: a clear message and an exit code in place of a traceback for what a user can cause."""
     try:
-        _limit_threads()
-        main()
+        with early.working():
+            _limit_threads()
+            main()
     except Interrupted as error:
-        print(f"interrupted: {error}", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        _end(f"interrupted: {error}", EXIT_INTERRUPTED)
     except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        _end(early.SAID, EXIT_INTERRUPTED)
     except ULDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+        _end(f"error: {error}")
     except RuntimeError as error:
         if runtime.processes() == 1 or not _lost(error):
             raise
-        print(f"error: this stage's processes have lost each other ({error}): run again to go on.", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+        _end(f"error: this stage's processes have lost each other ({error}): run again to go on.")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in OF_THE_PLACE:
             raise
-        print(f"error: {error}. Free or unlock the place and run again: finished work is kept.", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+        _end(f"error: {error}. Free or unlock the place and run again: finished work is kept.")
+
+
+def _end(said: str, code: int = EXIT_USER_ERROR) -> NoReturn:
+    print(shown.message(said), file=sys.stderr)
+    sys.exit(code)
 
 
 def _limit_threads() -> None:

@@ -33,11 +33,6 @@ class Format(StrEnum):
     csv = "csv"
 
 
-def main() -> None:
-    """Entry point of the console script."""
-    app()
-
-
 def _run(work: Callable[[], None]) -> None:
     """A clear line and an exit code in place of a traceback for what a user can cause."""
     from uld.base import stop  # brings numpy, which --help need not wait for
@@ -52,19 +47,22 @@ def predict(
     out: Annotated[Path, typer.Option(help="The CSV to write.")] = Path("landmarks.csv"),
     overlay: Annotated[Path | None, typer.Option(help="Folder for PNGs with the landmarks drawn.")] = None,
     detected: Annotated[bool, typer.Option("--detected", help="Leave out landmarks that were not detected.")] = False,
+    open_outside: Annotated[
+        bool, typer.Option("--open-outside", help="Let the detector open models that lie outside its folder.")
+    ] = False,
 ) -> None:
     """Find the landmarks of photographs.
 
     The CSV has one line an image and landmark: **image, landmark, x, y** (pixels of the upright photograph), **score**,
     **found** (`detected`, or `dense`: the best match of a landmark that was not detected), **x1, y1, x2, y2** (the
     object's box) and **reason** (why there is no point). An unreadable image is named, the others go on, and the exit
-    code is 2.
+    code is 2. A run that was stopped goes on when the same command is given again.
     """
 
     def work() -> None:
         from uld.commands import predict
 
-        predict.predict(model, images, out, overlay, detected)
+        predict.predict(model, images, out, overlay, detected, open_outside)
 
     _run(work)
 
@@ -259,7 +257,3 @@ def doctor(
             raise typer.Exit(1)
 
     _run(work)
-
-
-if __name__ == "__main__":
-    main()

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from uld import datasets, roi
-from uld.base import params, runtime
+from uld.base import params, runtime, shown
 from uld.base.errors import ArtifactError, NotInstalled, ULDError
 from uld.commands import blocks
 from uld.diffusion import backbone, pinned
@@ -77,7 +77,7 @@ def report(lines: Iterator[Line]) -> bool:
     for line in lines:
         fine = fine and line.there is not False
         mark = {True: "[green]ok     [/]", False: "[red]missing[/]", None: "[dim]-      [/]"}[line.there]
-        console.print(f"{mark} {line.subject:16}  {escape(line.detail)}", soft_wrap=True)
+        console.print(f"{mark} {line.subject:16}  {escape(shown.message(line.detail))}", soft_wrap=True)
     return fine
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from uld import datasets
-from uld.base import params
+from uld.base import params, shown
 from uld.base.errors import ArtifactError, ULDError
 from uld.commands import experiments, kept, table
 from uld.commands.table import Choice, Results
@@ -107,7 +107,7 @@ def show_all(look: Look, how: str) -> None:
             try:
                 found = _first(look)
             except ULDError as error:
-                print(f"{name}: {error}\n")
+                print(shown.message(f"{name}: {error}\n"))
                 continue
         if how == "md":
             print(f"**{name}**\n")

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from uld.base import params
+from uld.base import params, shown
 from uld.base.errors import ArtifactError, ParamsError
 from uld.report import published
 from uld.report.tables import leaves, pick, plain
@@ -102,11 +103,13 @@ class Results:
     def table(self) -> Table:
         """For the terminal."""
         head, *lines = self.texts()
-        table = Table(title=self.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table = Table(
+            title=escape(shown.line(self.title)), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        )
         for column, name in enumerate(head):
             table.add_column(name, justify="left" if self._is_label(column) else "right")
         for line in lines:
-            table.add_row(*line)
+            table.add_row(*(escape(shown.line(cell)) for cell in line))
         return table
 
     def _is_label(self, column: int) -> bool:

@@ -210,7 +210,7 @@ def _with_weights(kind: Any, root: Path, part: str, dtype: torch.dtype, variant:
             str(root), subfolder=part, local_files_only=True, use_safetensors=True, torch_dtype=dtype, variant=variant
         )
     except (OSError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
-        raise BackboneError(f"{folder} cannot be loaded: {error}") from error
+        raise BackboneError(f"{folder} cannot be loaded, make it or download it again: {error}") from error
 
 
 def _check_weights(folder: Path, variant: str | None, stem: str = "diffusion_pytorch_model") -> None:
@@ -282,7 +282,7 @@ def _prompt(root: Path, unet: Any, variant: str | None) -> Tensor:
     if stored.is_file():
         try:
             (prompt,) = load_file(stored).values()
-        except (ValueError, SafetensorError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise BackboneError(f"{stored} must hold one tensor, the embedding of the empty text: {error}") from error
         prompt = prompt if prompt.ndim == 3 else prompt[None]
     elif encodes(root):
@@ -304,9 +304,8 @@ def _encode_empty(root: Path, variant: str | None) -> Tensor:
         raise NotInstalled(f"the text encoder needs `pip install 'uld[sd]'`, or store {PROMPT}.") from error
     _check_weights(root / "text_encoder", variant, "model")
     try:
-        tokens = AutoTokenizer.from_pretrained(root / "tokenizer", local_files_only=True)(
-            "", padding="max_length", truncation=True, return_tensors="pt"
-        )
+        tokenizer = AutoTokenizer.from_pretrained(root / "tokenizer", local_files_only=True, trust_remote_code=False)
+        tokens = tokenizer("", padding="max_length", truncation=True, return_tensors="pt")
         encoder = CLIPTextModel.from_pretrained(
             root / "text_encoder", local_files_only=True, use_safetensors=True, variant=variant
         ).float()

@@ -1,6 +1,7 @@
 """Where a diffusion model lies: a folder or a hub's name, pinned by the hash of its content."""
 
 import hashlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,8 +10,8 @@ from pydantic.dataclasses import dataclass
 
 from uld.artifacts.files import damaged, read_json
 from uld.base import runtime
-from uld.base.errors import BackboneError
-from uld.base.params import CLOSED
+from uld.base.errors import BackboneError, ParamsError
+from uld.base.params import CLOSED, build
 
 SIDECAR = "uld.json"
 REFERENCE = "reference.json"
@@ -28,6 +29,17 @@ class PinnedParams:
     revision: str | None  # commit of a hub id; None for a folder
     variant: str | None  # "fp16" selects *.fp16.safetensors
     image_size: Annotated[int, Field(ge=8)]  # pixels the crop is resized to before encoding
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Reference:
+    """What reference.json holds: the hash of a model's content, and a `PinnedParams` of one that lies elsewhere."""
+
+    fingerprint: str
+    path: str | None = None
+    revision: str | None = None
+    variant: str | None = None
+    image_size: Annotated[int, Field(ge=8)] | None = None
 
 
 def pin(params: PinnedParams) -> dict[str, Any]:
@@ -48,17 +60,19 @@ def seal(root: Path) -> dict[str, Any]:
 
 
 def resolve(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Where the weights of an artifacts/backbone/ folder are, which may be there, and its reference.
+    """Where the weights of an artifacts/backbone/ folder are, which may be there, and its reference, if it has one.
 
     Raises:
         ArtifactError: the reference is damaged.
     """
-    reference: dict[str, Any] = {}
-    if (folder / REFERENCE).is_file():
-        reference = read_json(folder / REFERENCE, "backbone")
-        if not isinstance(reference, dict) or "fingerprint" not in reference:
-            raise damaged(folder / REFERENCE, "backbone", "it has no fingerprint")
-    return str(reference.get("path", folder)), reference
+    path = folder / REFERENCE
+    if not path.exists():
+        return str(folder), {}
+    try:
+        reference = build(Reference, read_json(path, "backbone"), "reference", str(path))
+    except ParamsError as error:
+        raise damaged(path, "backbone", error) from error
+    return reference.path or str(folder), asdict(reference)
 
 
 def fetch(path: str, revision: str | None = None, configs: bool = False) -> Path:

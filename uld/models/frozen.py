@@ -20,6 +20,8 @@ from uld.base.params import CLOSED
 from uld.geometry import coords, sampling
 from uld.models.base import Inputs, Maps, Model
 
+Centre = Literal["dataset", "image"]
+
 
 @dataclass(frozen=True, config=CLOSED)
 class ProjectionParams:
@@ -28,9 +30,7 @@ class ProjectionParams:
     layers: tuple[tuple[int, int], ...]  # (block, resnet); all timesteps of the store are taken
     dims: Annotated[int, Field(ge=1)]  # D, descriptor length
     grid: Annotated[int, Field(ge=2)]  # G, cells a side
-    centre: Literal[
-        "dataset", "image"
-    ]  # mean that is taken off each channel: "image" removes what is constant over an image
+    centre: Centre  # mean that is taken off each channel: "image" removes what is constant over an image
     whiten: Annotated[float, Field(ge=0, le=1)]  # 0: PCA, 1: every component has the same variance
     images: Annotated[int, Field(ge=1)]  # training images to fit on, at most
     points: Annotated[int, Field(ge=1)]  # random positions an image
@@ -49,7 +49,7 @@ class Frozen(Model):
 
     channels = 0
 
-    def __init__(self, names: list[str], channels: list[int], dims: int, grid: int, centre: str) -> None:
+    def __init__(self, names: list[str], channels: list[int], dims: int, grid: int, centre: Centre) -> None:
         super().__init__()
         self.names, self.sizes, self.grid, self.centre, self.dims = names, channels, grid, centre, dims
         self.register_buffer("mean", torch.zeros(sum(channels)))

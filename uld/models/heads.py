@@ -54,7 +54,7 @@ class Heads(Headed):
     def __init__(
         self,
         base: Frozen,
-        aggregate: Aggregator,
+        aggregator: Aggregator,
         hidden: int,
         descriptor: Descriptor,
         channels: int = 1,
@@ -62,28 +62,27 @@ class Heads(Headed):
         frozen_trunk: bool = False,
     ) -> None:
         super().__init__()
-        self.base, self.aggregate, self.hidden, self.descriptor = base, aggregate, hidden, descriptor
+        self.base, self.aggregate, self.hidden, self.descriptor = base, aggregator, hidden, descriptor
         self.grid, self.dims, self.channels, self.frozen_trunk = base.grid, base.dims, channels, frozen_trunk
         last = nn.Conv2d(self.dims, self.dims, 1)
         self.descriptor_head: nn.Module = last
         if descriptor == "convolution":
-            self.descriptor_head = head = two_layers(aggregate.width, hidden, self.dims, aggregate.groups)
+            self.descriptor_head = head = two_layers(aggregator.width, hidden, self.dims, aggregator.groups)
             last = head[-1]  # type: ignore[assignment]
         nn.init.zeros_(last.weight)  # adds nothing yet
         nn.init.zeros_(last.bias)  # type: ignore[arg-type]
-        self.detector_head = two_layers(aggregate.width, hidden, channels, aggregate.groups)
+        self.detector_head = two_layers(aggregator.width, hidden, channels, aggregator.groups)
         quiet(self.detector_head[-1])  # type: ignore[arg-type]
-        for number, size in enumerate(aggregate.channels):
+        for number, size in enumerate(aggregator.channels):
             self.register_buffer(f"scale{number}", torch.ones(size, 1, 1))
         self.pose = pose
 
     @classmethod
     def of(cls, about: dict[str, Any]) -> "Heads":
         """The model with the arguments that `about` gave."""
-        rest = dict(about)
-        base, aggregate = Frozen.of(rest.pop("base")), Aggregator(**rest.pop("aggregator"))
-        pose = rest.pop("pose")
-        return cls(base, aggregate, **rest, pose=None if pose is None else PoseVAE(**pose))
+        parts = {"base": Frozen.of(about["base"]), "aggregator": Aggregator(**about["aggregator"])}
+        pose = about["pose"]
+        return cls(**about | parts | {"pose": None if pose is None else PoseVAE(**pose)})
 
     def about(self) -> dict[str, Any]:
         """The arguments of the constructor, as a JSON tree."""

@@ -40,11 +40,13 @@ class Provider(ABC):
     """Finds the object in images.
 
     `Params` is the block `roi_providers.<name>` of params.yaml; `label` goes into boxes.csv and names the weights where
-    there are any; `general` says whether it works on photographs outside the data set too.
+    there are any; `general` says whether it works on photographs outside the data set too; `opens` are those of its
+    params that name a file or folder that it reads.
     """
 
     Params: ClassVar[type]
     general: ClassVar[bool] = True
+    opens: ClassVar[tuple[str, ...]] = ()
     label: str
 
     @abstractmethod

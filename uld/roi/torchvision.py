@@ -30,6 +30,7 @@ class Torchvision(Provider):
     """The box of largest score x area among those of the class."""
 
     Params = TorchvisionParams
+    opens = ("weights",)
 
     def __init__(self, params: TorchvisionParams, context: Context) -> None:
         """Build the network and load its weights; nothing is downloaded.

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from uld.base.errors import DataError, NotInstalled, ParamsError
 from uld.base.params import CLOSED
 from uld.images import Pixels
 from uld.roi.base import Box, Context, Provider, fingerprint, largest
+
+CLOSED_TO_CODE: Any = {"local_files_only": True, "trust_remote_code": False}  # a folder's own code is never run
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -29,6 +31,7 @@ class Transformers(Provider):
     """The box of largest score x area among those of the class."""
 
     Params = TransformersParams
+    opens = ("folder",)
 
     def __init__(self, params: TransformersParams, context: Context) -> None:
         """Load model and image processor; no hub is asked.
@@ -49,8 +52,10 @@ class Transformers(Provider):
         except ImportError as error:
             raise NotInstalled("roi.providers names transformers: `pip install transformers`.") from error
         try:
-            self._processor = library.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-            network = library.AutoModelForObjectDetection.from_pretrained(folder, local_files_only=True)
+            self._processor = library.AutoImageProcessor.from_pretrained(folder, **CLOSED_TO_CODE)
+            network = library.AutoModelForObjectDetection.from_pretrained(
+                folder, **CLOSED_TO_CODE, use_safetensors=True
+            )
         except (OSError, ValueError, ImportError) as error:
             raise DataError(f"{folder} holds no object detector that loads: {error}") from error
         names = {name: number for number, name in network.config.id2label.items()}

@@ -15,7 +15,7 @@ VIEWS = {
 def of(reads: str) -> ModuleType:
     """The module that shows what a model `reads` (features/<store> or roi/crops); imported only when asked for.
 
-    It has `open_views`, for data sets, and `pack` and `reader`, for photographs.
+    It has `open_views`, for data sets, and `pack`, `outside` and `reader`, for photographs.
 
     Raises:
         ArtifactError: nothing is read from there.

@@ -173,6 +173,11 @@ def pack(reads: str, root: Path, folder: Path) -> None:
     """A bundle of a model that reads images needs nothing but the model."""
 
 
+def outside(folder: Path) -> list[str]:
+    """Nor does it open anything outside itself."""
+    return []
+
+
 def reader(model: Model, folder: Path) -> Callable[[Tensor], Inputs]:
     """Images (B, 3, S, S) as they are."""
     return lambda images: images

@@ -96,6 +96,11 @@ def pack(reads: str, root: Path, folder: Path) -> None:
     live.pack(FeatureStore(root / f"{reads}.zarr"), folder)
 
 
+def outside(folder: Path) -> list[str]:
+    """The folder or hub id of a network that did not go into the bundle."""
+    return live.outside(folder)
+
+
 def reader(model: Model, folder: Path) -> Callable[[Tensor], Inputs]:
     """Images (B, 3, S, S) -> the features that a model reads, by the files of a bundle.
 
