@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,57 @@ def test_a_half_written_shard_is_written_anew(tmp_path: Path, whole: Path) -> No
     assert digest(build(tmp_path / "b")) == digest(whole)
 
 
+def no_note(partial: Path) -> None:
+    (partial.parent / "done-000000006").write_bytes(b"")
+
+
+def half_a_note(partial: Path) -> None:
+    note = partial.parent / "done-000000006"
+    note.write_text(note.read_text().splitlines(keepends=True)[0])
+
+
+def no_header(partial: Path) -> None:
+    (partial / "zarr.json").write_bytes(b"")
+
+
+def half_a_header(partial: Path) -> None:
+    header = partial / "zarr.json"
+    header.write_bytes(header.read_bytes()[:20])
+
+
+def an_array_less(partial: Path) -> None:
+    shutil.rmtree(partial / "l00_t5")
+
+
+@pytest.mark.parametrize(
+    ("harm", "again"),
+    [
+        (no_note, [6, 18]),
+        (half_a_note, [6, 18]),
+        (no_header, [0, 6, 12, 18]),
+        (half_a_header, [0, 6, 12, 18]),
+        (an_array_less, [0, 6, 12, 18]),
+    ],
+)
+def test_unfinished_work_that_was_damaged(
+    tmp_path: Path,
+    whole: Path,
+    harm: Callable[[Path], None],
+    again: list[int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A shard without a whole note is computed again; a store that cannot be filled is put aside with a line."""
+    with pytest.raises(RuntimeError):
+        build(tmp_path / "b", Counting(18, fail(RuntimeError())))
+    (partial,) = scratch_folder("x").parent.glob("*/store.zarr")
+    harm(partial)
+    second = Counting()
+    assert digest(build(tmp_path / "b", second)) == digest(whole)
+    assert second.first == again
+    warned = f"{partial} is damaged" in capsys.readouterr().out
+    assert warned == (len(again) == 4)
+
+
 def test_shards_of_a_store_that_is_gone_do_not_count(tmp_path: Path, whole: Path) -> None:
     """Killed after the store got its name but before the scratch folder was emptied; then the output was deleted."""
     with pytest.raises(RuntimeError):
@@ -110,6 +162,7 @@ def test_a_new_store_replaces_the_old_one(tmp_path: Path, whole: Path) -> None:
 
 CHILD = """
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tests.diffusion import filling
 from uld.base import stop
@@ -170,6 +223,7 @@ def test_kill_9_and_resume_give_the_same_bytes(tmp_path: Path, whole: Path, what
 
 
 TOGETHER = """
+from collections.abc import Callable
 from pathlib import Path
 from tests.diffusion import filling
 from uld.base import ranks

@@ -285,7 +285,7 @@ def build(
     if runtime.process() == 0:
         _open_partial(partial, shapes, layout.items, shard)
     ranks.wait()
-    left = [a for a in starts if not _marker(scratch, a).exists()]
+    left = [a for a in starts if not _finished(scratch, a, shapes)]
     ranks.wait()  # until all have counted
     todo = left[runtime.process() :: runtime.processes()]
     done = items - sum(min(shard, items - a) for a in left)
@@ -298,8 +298,8 @@ def build(
             with _open_shard(partial, first // shard, shard, shapes) as chunks:
                 _write_shard(chunks, "of rows {}..{}".format(*rows), compute(first, end), advance)
             _finish(scratch, first, chunks)
-        if interrupt and not all(_marker(scratch, a).exists() for a in todo):
-            kept = sum(_marker(scratch, a).exists() for a in starts)
+        if interrupt and not all(_finished(scratch, a, shapes) for a in todo):
+            kept = sum(_finished(scratch, a, shapes) for a in starts)
             raise stop.Interrupted(f"{kept} of {len(starts)} shards are kept; run again to go on.")
     ranks.wait()
     if runtime.process() == 0:
@@ -360,24 +360,38 @@ def shard_items(shapes: Shapes) -> int:
 
 def _open_partial(path: Path, shapes: Shapes, items: NDArray[np.int64], shard: int) -> None:
     """Make the store that is to be filled, unless an interrupted run has."""
-    if path.exists():
+    if path.exists() and _can_be_filled(path, shapes):
         return
     for stale in path.parent.glob("done-*"):  # of a store that was moved away, killed before it cleaned up
         stale.unlink()
-    building = path.with_name("creating.zarr")
-    shutil.rmtree(building, ignore_errors=True)
-    group = zarr.open_group(building, mode="w")
-    for name, shape in shapes.items():
-        group.create_array(
-            name,
-            shape=(len(items), *shape),
-            chunks=(shard, *shape),
-            dtype="<f2",
-            compressors=None,
-            fill_value=float("nan"),
-        )
-    group.create_array(ITEMS, data=items.astype("<i4"), chunks=items.shape, compressors=None)
-    os.replace(building, path)  # all arrays or none: a kill in between leaves nothing to resume from
+    with atomic_folder(path) as building:  # all arrays or none: a kill in between leaves nothing to resume from
+        group = zarr.open_group(building, mode="w")
+        for name, shape in shapes.items():
+            group.create_array(
+                name,
+                shape=(len(items), *shape),
+                chunks=(shard, *shape),
+                dtype="<f2",
+                compressors=None,
+                fill_value=float("nan"),
+            )
+        group.create_array(ITEMS, data=items.astype("<i4"), chunks=items.shape, compressors=None)
+
+
+def _can_be_filled(path: Path, shapes: Shapes) -> bool:
+    """Whether an unfinished store can be read; one that cannot is put aside with a line."""
+    try:
+        group = zarr.open_group(path, mode="r")
+        if {ITEMS, *shapes} <= set(group.array_keys()):
+            return True
+        reason: object = "it lacks arrays"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = error
+    aside = path.with_name(f"{path.name}.aside")
+    remove(aside)
+    os.replace(path, aside)
+    print(f"warning: the features begin anew: {path} is damaged ({reason}). It is kept as {aside}.", flush=True)
+    return False
 
 
 def _chunk_file(path: Path, name: str, number: int) -> Path:
@@ -428,6 +442,12 @@ def _write(chunks: dict[str, Chunk], part: Part, place: str) -> None:
 
 def _marker(scratch: Path, first: int) -> Path:
     return scratch / f"done-{first:09d}"
+
+
+def _finished(scratch: Path, first: int, shapes: Shapes) -> bool:
+    """Whether a shard is written, and its note whole: a line an array."""
+    note = _marker(scratch, first)
+    return note.exists() and [line.split(" ")[0] for line in note.read_text().splitlines()] == list(shapes)
 
 
 def _finish(scratch: Path, first: int, chunks: dict[str, Chunk]) -> None:
