@@ -15,6 +15,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import zarr
 from numpy.typing import NDArray
 from timing import Ways, measure, report, run, same
@@ -23,6 +24,7 @@ from zarr.codecs import BloscCodec
 from uld.base import random
 from uld.diffusion import store
 from uld.diffusion.store import Features, FeatureStore
+from uld.images import cut
 
 NAMES = ("l00_t24", "l01_t24", "l10_t24")
 SD15 = {"l12_t261": (64, 16, 16), "l21_t261": (64, 32, 32), "l22_t261": (64, 32, 32), "l30_t261": (64, 64, 64)}
@@ -142,6 +144,40 @@ def write_rows(root: Path, data: Half, repeats: int) -> None:
     report(f"store, write {data.nbytes / 1e6:.0f} MB", seconds, data.nbytes / 1e6, "MB", "row by row")
 
 
+def verify(root: Path, data: Half, repeats: int) -> None:
+    """Time reading all of what `write` left once, against the same without checksums."""
+    batches, views = np.array_split(np.arange(len(data)), max(1, len(data) // 32)), data.shape[1]
+
+    def plain(opened: FeatureStore, name: str, number: int) -> Half:
+        return np.memmap(root / f"store/x.zarr/{name}/c/{number}/0/0/0", "<f2", "r", shape=opened._shapes[name])
+
+    def unverified() -> float:
+        with mock.patch.object(FeatureStore, "_whole_chunk", plain):
+            return read_store(root / "store" / "x.zarr", batches, views)
+
+    ways: Ways = {"uld": lambda: read_store(root / "store" / "x.zarr", batches, views), "unverified": unverified}
+    seconds, found = measure(ways, repeats)
+    same("store", *found.values())
+    report("store, read once, checksums verified", seconds, data.nbytes / 1e6, "MB", "unverified")
+
+
+def verify_crops(root: Path, count: int, repeats: int) -> None:
+    """The same of crops, smooth ones of 64 pixels."""
+    shape = (count, 64, 64, 3)
+    rough = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    smooth = F.interpolate(rough, (64, 64), mode="bicubic").clamp(0, 1).mul(255).byte().permute(0, 2, 3, 1).numpy()
+    ours, alone = (zarr.open_group(root / name, mode="w") for name in ("crops", "plain"))
+    chunks, shards = (1, *shape[1:]), (cut.SHARD, *shape[1:])
+    codec = BloscCodec(cname="zstd", clevel=3)
+    plain = alone.create_array("x", shape=shape, dtype=np.uint8, compressors=codec, chunks=chunks, shards=shards)
+    arrays = {"uld": cut._array(ours, "x", shape, np.uint8), "unverified": plain}
+    for array in arrays.values():
+        array[:] = smooth
+    seconds, found = measure({name: lambda a=array: a[:] for name, array in arrays.items()}, repeats)
+    same("crops", *found.values())
+    report("crops, read, checksums verified", seconds, smooth.nbytes / 1e6, "MB", "unverified")
+
+
 class InTurn:
     """Stands in for the thread that writes: the work is done before `submit` returns."""
 
@@ -217,6 +253,8 @@ def main(small: bool) -> None:
         write(root, data, repeats)
         read(root, data, "in order", np.arange(rows), repeats)
         read(root, data, "shuffled", rng.permutation(rows), repeats)
+        verify(root, data, repeats)
+        verify_crops(root, 8 if small else 4000, repeats)
         write_rows(root, data[:few], repeats)
         if small:
             with mock.patch.object(store, "SHARD_BYTES", 20_000):
