@@ -13,7 +13,7 @@ import pytest
 from uld.base import early
 
 COMMANDS = {"uld": ["-m", "uld", "predict", "nothing", "nothing.png"], "stage": ["-m", "uld.stage", "predict", "duld"]}
-SECONDS = 2.0  # into the imports of torch and pandas
+SECONDS = 1.5  # into the imports of torch and pandas
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux which signals are caught")
 
 
