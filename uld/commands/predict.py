@@ -352,9 +352,9 @@ def _draw(folder: Path, wanted: Wanted, batch: Batch, found: Detected, console: 
 
 
 def _target(folder: Path, root: Path, path: Path) -> Path:
-    """The picture of a photograph; a name that would be too long with its ending and until it is written is cut."""
+    """The picture of a photograph; a name that would be too long with its ending is cut."""
     target = folder / Path(os.path.abspath(path)).relative_to(root)
     name = f"{target.name}.png"
-    if len(os.fsencode(f".{name}.part")) > targets.LONGEST:
+    if len(os.fsencode(name)) > targets.LONGEST:
         name = f"{target.name[:40]}-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:8]}.png"
     return target.with_name(name)
