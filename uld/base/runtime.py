@@ -11,6 +11,7 @@
 | `ULD_SCRATCH`  | folder for unfinished stages, and for what memory need not hold | `.scratch` |
 | `ULD_RESUME`   | `0` discards the resume state of an unfinished stage        | `1`         |
 | `ULD_OFFLINE`  | `0` lets a hub id in params be downloaded                   | `1`         |
+| `ULD_IMAGE_MB` | megabytes that an image file may have, as a file and decoded | 512        |
 """
 
 import os
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # torch takes two seconds to import, and not every stage comp
     import torch
 
 T = TypeVar("T")
+DIGITS = 18  # of a number in the environment: all such numbers are integers of 64 bits
 _fitting: list[int] = []  # images a pass that the GPU's memory was seen to hold, where `ULD_BATCH` was too many
 
 
@@ -55,7 +57,7 @@ def device() -> "torch.device":
 
 def _integer(name: str, default: int, least: int = 1) -> int:
     text = os.environ.get(name, str(default))
-    if not text.isdigit() or int(text) < least:
+    if not (text.isascii() and text.isdigit() and len(text) <= DIGITS) or int(text) < least:
         raise ULDError(f"{name}={text!r} must be a whole number of at least {least}.")
     return int(text)
 
@@ -106,6 +108,11 @@ def batches(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 def workers() -> int:
     """Threads that read training batches ahead; results do not depend on it."""
     return _integer("ULD_WORKERS", 1, least=0)
+
+
+def image_bytes() -> int:
+    """Bytes that an image may have, as a file and decoded; a larger one is refused before it is decoded."""
+    return _integer("ULD_IMAGE_MB", 512) * 10**6
 
 
 def compiles() -> bool:
