@@ -9,7 +9,7 @@ from uld.artifacts.labels import write_labels
 from uld.artifacts.landmarks import write_landmarks
 from uld.base import params, random, ranks
 from uld.methods.base import Task
-from uld.methods.lines import RoundParams
+from uld.methods.lines import RoundParams, landmarks_of
 from uld.sources.opened import last_labels, open_model
 
 
@@ -20,7 +20,7 @@ def main() -> None:
     method = kind(params.read(kind.Cluster, f"methods.{chosen.method}.cluster"))
     opened = open_model(chosen.start)
     rng = random.rng(params.read(int, "seed"), f"discover-{chosen.method}")  # rows discover with the same draw
-    count = params.read(int, "landmarks")
+    count = landmarks_of(params.read(int, "landmarks"), kind, "landmarks")
     task = Task(opened.source, opened.views.rows, count, rng, last_labels(chosen.start))
     found = method.discover(task)
     marked = method.label(task, found.landmarks)

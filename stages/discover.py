@@ -9,7 +9,7 @@ from uld.artifacts.landmarks import write_landmarks
 from uld.base import params, random, ranks
 from uld.landmarks.scores import of_landmarks
 from uld.methods.base import Task
-from uld.methods.lines import RowParams
+from uld.methods.lines import RowParams, landmarks_of
 from uld.sources.opened import last_labels, open_model
 
 
@@ -20,7 +20,8 @@ def main() -> None:
     method = kind(params.read(kind.Cluster, f"methods.{row.method}.cluster"))
     opened = open_model(row.start)
     rng = random.rng(params.read(int, "seed"), f"discover-{row.method}")
-    count = params.read(int, "landmarks") if row.landmarks is None else row.landmarks
+    place = "landmarks" if row.landmarks is None else f"rows.{key}.landmarks"
+    count = landmarks_of(params.read(int, place), kind, place)
     task = Task(opened.source, opened.views.rows, count, rng, last_labels(row.start))
     found = method.discover(task)
     figures = of_landmarks(task, lambda some: method.match(task.source, found.landmarks, some, opened.views.plain))

@@ -26,6 +26,7 @@ seed: 0
 evaluate: {protocols: [canonical, k2l-mafl, tusk-wild], pck: [0.05, 0.1], raw: 0.2, ced_limit: 0.2, bootstrap: 50,
   warps: {count: 1, rotate: 20, scale: 0.15, shift: 0.05}}
 """
+REST = {"split": "test", "group": "", "sha256": "", "status": "ok", "reason": ""}  # of index.csv, read by other stages
 
 
 def stage(name: str, row: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +65,7 @@ def truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     write_table(Path("artifacts/roi/boxes.csv"), boxes.assign(score=1.0, provider="full"))
     missing = pd.DataFrame({"image": ["lost.png"], "split": ["test"], "reason": ["no box"]})
     write_table(Path("artifacts/roi/missing.csv"), missing)
-    index = pd.DataFrame({"image": [*images, "lost.png"], "width": 120, "height": 110})
+    index = pd.DataFrame({"image": [*images, "lost.png"], "width": 120, "height": 110, **REST})
     write_table(Path("artifacts/data/index.csv"), index)
     annotate(xy)
     Path("params.yaml").write_text(PARAMS)

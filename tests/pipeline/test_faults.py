@@ -182,7 +182,7 @@ def test_a_damaged_file_is_refused_with_the_remedy(
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(data)
         if isinstance(said, ULDError):
-            assert re.search(r"run `dvc repro|delete it|chmod|not known", str(said)), said
+            assert re.search(r"`dvc repro|delete it|chmod|not known", str(said)), said
         elif verified or harm in (missing, empty, garbage):
             assert said == whole, f"{name}: {harm.__name__} went unseen"
 

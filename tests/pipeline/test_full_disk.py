@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from smoke.project import Project
-from uld.artifacts import annotations, instances, labels, landmarks, models, predictions
+from uld.artifacts import annotations, instances, labels, landmarks, models, predictions, sums
 from uld.artifacts.boxes import read_boxes
 from uld.artifacts.files import read_arrays, read_json, write_arrays, write_json, write_table
 from uld.artifacts.index import read_index
@@ -29,6 +30,12 @@ MODEL = "artifacts/rounds/silk"
 def objects(root: Path, out: Path) -> None:
     some = Instances(np.array([0, 40]), np.zeros((40, 2), np.float32), np.zeros(40, np.int64), np.ones(40, np.float32))
     instances.write_instances(out / "objects.h5", some)
+
+
+def bundle(root: Path, out: Path) -> None:
+    shutil.copytree(root / "artifacts/detectors/pixels", out, dirs_exist_ok=True)
+    (out / sums.FILE).unlink()
+    sums.write_sums(out)
 
 
 def crops(root: Path, out: Path) -> None:
@@ -62,6 +69,7 @@ WRITERS: dict[str, Write] = {
     ),
     "write_instances": objects,
     "save_model": model,
+    "write_sums": bundle,
     "crops": crops,
     "reduction": lambda root, out: Reduction({"l01_t50.weight": torch.ones(40, 40)}).save(out),
 }

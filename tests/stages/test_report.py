@@ -43,6 +43,7 @@ evaluate: {protocols: [canonical, ols], pck: [0.1], raw: 0.2, ced_limit: 0.2, bo
 report: {row: found, grid: 7, worst: 3, tables: {}}
 """
 VOID = {"meta", "link", "img"}
+REST = {"split": "test", "group": "", "sha256": "", "status": "ok", "reason": ""}  # of index.csv, read by other stages
 
 
 class Reader(HTMLParser):
@@ -152,7 +153,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_table(Path("artifacts/roi/boxes.csv"), boxes)
         write_table(Path("artifacts/roi/missing.csv"), pd.DataFrame(columns=["image", "split", "reason"]))
         cut.write(Path("artifacts/roi/crops.zarr"), folder, boxes, MARGIN, SIZE)
-        index = pd.DataFrame({"image": [*IMAGES, "zz.png"], "width": 50, "height": 45, "status": "ok"})
+        index = pd.DataFrame({"image": [*IMAGES, "zz.png"], "width": 50, "height": 45, **REST})
         index.loc[N, "status"] = "unreadable"
         write_table(Path("artifacts/data/index.csv"), index)
         annotate(xy)

@@ -19,6 +19,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from uld.base import given
 from uld.base.errors import ParamsError
 
 T = TypeVar("T")
@@ -31,22 +32,40 @@ RENAMED_IN_LINES = {  # keys that lines of its tables had
     "step": "`step: X` is `method: X`",
     "features": "`features: X` is `reads: features/X`",
 }
+NODES, DEPTH = 100_000, 40  # values of a file at most, and how deep they are nested
 WITH_LINES = ("starts", "aggregated", "rounds", "rows", "variants")
 
 
 def load(path: Path) -> dict[str, Any]:
     """The whole file as plain dicts and lists (YAML 1.2, as DVC reads it: `1e-4` is a float)."""
-    if not path.is_file():
+    if not path.exists():
         raise ParamsError(f"{path} is missing: run from the project's root.")
     try:
-        tree = YAML(typ="safe").load(path)
-    except YAMLError as error:
+        tree = YAML(typ="safe").load(given.content(path, ParamsError).decode("utf-8-sig"))
+    except (YAMLError, ValueError, RecursionError) as error:  # also what is no UTF-8, and numbers of 5,000 digits
         raise ParamsError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ParamsError(f"{path} must hold a mapping of keys to values.")
+    _refuse_endless(tree, path)
     if path.name == "params.yaml" and (said := outdated(tree, str(path))):
         raise ParamsError(said)
     return tree
+
+
+def _refuse_endless(tree: dict[str, Any], path: Path) -> None:
+    """Refuse what aliases blow up: one that holds itself, or a few lines that stand for billions."""
+    todo: list[tuple[Any, int]] = [(tree, 0)]
+    for number in range(NODES):
+        if not todo:
+            return
+        node, depth = todo.pop()
+        if depth > DEPTH:
+            raise ParamsError(f"{path} is nested more than {DEPTH} deep: an alias (*name) may hold itself.")
+        inside = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+        todo += [(one, depth + 1) for one in inside]
+        if len(todo) + number > NODES:
+            break
+    raise ParamsError(f"{path} stands for more than {NODES} values: write them out, without aliases (*name).")
 
 
 @overload

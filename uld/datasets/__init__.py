@@ -12,7 +12,9 @@ TABLE = {
     "folder": "uld.datasets.folder:Folder",
 }
 
-__all__ = ["TABLE", "Dataset", "kind", "root"]
+__all__ = ["TABLE", "Dataset", "kind", "root", "source"]
+
+LONGEST = 4096  # characters of a path
 
 
 def kind(name: str) -> type[Dataset]:
@@ -22,6 +24,17 @@ def kind(name: str) -> type[Dataset]:
     module, cls = TABLE[name].split(":")
     found: type[Dataset] = getattr(import_module(module), cls)
     return found
+
+
+def source(text: str) -> Path:
+    """The folder that `source` in params.yaml names.
+
+    Raises:
+        ParamsError: it names none.
+    """
+    if not text.strip() or "\0" in text or len(text) > LONGEST:
+        raise ParamsError(f"params.yaml: source: {text[:60]!r} names no folder: let it be the folder of your images.")
+    return Path(text)
 
 
 def root(name: str, source: Path) -> Path:

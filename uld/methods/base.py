@@ -71,6 +71,7 @@ class Method(ABC):
 
     Cluster: ClassVar[type[Any]]
     Train: ClassVar[Any] = None
+    least: ClassVar[int] = 1  # landmarks that it can find
 
     def __init__(self, params: Any) -> None:
         """`params` is an instance of `Cluster`."""

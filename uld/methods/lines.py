@@ -5,7 +5,11 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from uld.base.errors import ParamsError
 from uld.base.params import CLOSED
+from uld.methods.base import Method
+
+MOST = 10_000  # landmarks
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -25,3 +29,14 @@ class RowParams:
     start: str
     method: str
     landmarks: Annotated[int, Field(ge=0)] | None = None  # K; None: that of the rounds
+
+
+def landmarks_of(count: int, kind: type[Method], key: str) -> int:
+    """K, which stands at the dotted `key` of params.yaml.
+
+    Raises:
+        ParamsError: the method cannot find so many landmarks.
+    """
+    if not kind.least <= count <= MOST:
+        raise ParamsError(f"params.yaml: {key}: {kind.__name__} finds {kind.least} to {MOST} landmarks, not {count}.")
+    return count
