@@ -51,10 +51,10 @@ def test_boxes_from_a_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("image,x1,y1,x2,y2\na,1,2,5,6\nb,5,2,1,6\n", "line 3 .*x1 < x2"),
-        ("image,x1,y1,x2,y2\na,1,2,,6\n", "line 2 "),
-        ("image,x1,y1,x2,y2\na,1,2,inf,6\n", "line 2 "),
-        ("image,x1,y1,x2,y2\na,1,2,wide,6\n", "line 2 "),
+        ("image,x1,y1,x2,y2\na,1,2,5,6\nb,5,2,1,6\n", "line 3: .*x1 < x2"),
+        ("image,x1,y1,x2,y2\na,1,2,,6\n", "line 2: "),
+        ("image,x1,y1,x2,y2\na,1,2,inf,6\n", "line 2: "),
+        ("image,x1,y1,x2,y2\na,1,2,wide,6\n", "line 2: "),
         ("image,x1,y1,x2,y2\na,1,2,5,6\na,1,2,5,6\n", "line 3: a second box of 'a'"),
         ("image,x,y,w,h\n", "needs the columns"),
         ("", "no readable CSV"),

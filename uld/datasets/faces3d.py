@@ -6,13 +6,16 @@ import pandas as pd
 from pydantic.dataclasses import dataclass
 
 from uld.artifacts.annotations import Annotations, AnnotationSet
+from uld.artifacts.files import SPLITS
+from uld.base import given
 from uld.base.errors import DataError
 from uld.base.params import CLOSED
-from uld.datasets import markup
+from uld.datasets import markup, tables
 from uld.datasets.base import Dataset
 from uld.datasets.markup import five
 
 TABLE = "faces.csv"
+COLUMNS = ("image", "split", "person", "yaw")
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -37,9 +40,13 @@ class Faces3d(Dataset):
     def files(self) -> pd.DataFrame:
         """`image`, `split`, `group` and `yaw` in degrees, positive where the face looks to the right of the image."""
         path = self.source / TABLE
-        if not path.is_file():
+        if not given.exists(path):
             raise DataError(f"{path} is missing: make the faces with `{self.makes.format(source=self.source)}`.")
-        table = pd.read_csv(path, usecols=["image", "split", "person", "yaw"], dtype={"image": str, "person": str})
+        kinds = {"image": str, "person": str, "split": str}
+        read = tables.read(path, list(COLUMNS), f"{','.join(COLUMNS)} and points", dtype=kinds, keep_default_na=False)
+        table = read.frame[list(COLUMNS)].assign(yaw=read.numbers(["yaw"])[:, 0])
+        read.refuse(~table["split"].isin(SPLITS).to_numpy(), lambda _: "the split must be train or test: correct it.")
+        read.refuse(table["image"].duplicated().to_numpy(), lambda _: "the image is listed twice: keep one line.")
         return table.rename(columns={"person": "group"}).sort_values("image", ignore_index=True)
 
     def annotations(self, index: pd.DataFrame) -> Annotations:

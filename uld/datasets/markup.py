@@ -1,6 +1,5 @@
 """Readers of annotated points, CSV and COCO keypoints, and the checks that both must pass."""
 
-import csv
 import json
 import logging
 import re
@@ -11,7 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from uld.base import given
 from uld.base.errors import DataError
+from uld.datasets import tables
 
 log = logging.getLogger(__name__)
 
@@ -30,86 +31,102 @@ def from_csv(path: Path) -> Marks:
     """One line an image: `image,x0,y0,x1,y1,...`; an empty pair is an absent point; other columns are passed over.
 
     Raises:
-        DataError: missing columns, a line with another number of cells, or a cell that is no number.
+        DataError: as `tables.read`; or a cell that is no number.
     """
-    try:
-        points = _header(path)
-        table = pd.read_csv(path, dtype={"image": str}, skipinitialspace=True)
-    except (pd.errors.ParserError, csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is no readable CSV ({error}).") from error
+    table = tables.read(path, ["image", "x0", "y0"], "image,x0,y0,x1,y1,... without a gap", dtype={"image": str})
+    points = sum(re.fullmatch(r"x[0-9]+", str(name)) is not None for name in table.frame)
     columns = [f"{axis}{i}" for i in range(points) for axis in "xy"]
-    for name in columns:
-        if not pd.api.types.is_numeric_dtype(table[name]):
-            wrong = pd.to_numeric(table[name], errors="coerce").isna() & table[name].notna()
-            line = int(wrong.to_numpy().argmax())
-            raise DataError(f"{path}, line {line + 2}: '{table[name][line]}' in column {name} is no number.")
-    xy = table[columns].to_numpy(np.float32).reshape(len(table), points, 2)
-    return Marks(path, table["image"].to_numpy(object), xy)
+    if absent := [name for name in columns if name not in table.frame]:
+        raise DataError(f"{path} needs the columns image,x0,y0,x1,y1,... without a gap: it lacks {absent[0]}.")
+    xy = _single(table.numbers(columns)).reshape(len(table.lines), points, 2)
+    return Marks(path, table.frame["image"].fillna("").to_numpy(object), xy)
 
 
-def _header(path: Path) -> int:
-    """P, after checking that each line is as long as the header: a short line must not pass for absent points."""
-    with path.open(newline="") as file:
-        lines = csv.reader(file, skipinitialspace=True)
-        header = next(lines, [])
-        points = sum(re.fullmatch(r"x\d+", name) is not None for name in header)
-        wanted = {"image"} | {f"{axis}{i}" for i in range(points) for axis in "xy"}
-        if not points or not wanted <= set(header):
-            raise DataError(f"{path} needs the columns image,x0,y0,x1,y1,... without a gap.")
-        for cells in lines:
-            if cells and len(cells) != len(header):
-                raise DataError(
-                    f"{path}, line {lines.line_num}: {len(cells)} cells where the header has {len(header)} "
-                    f"({points} points): leave cells of absent points empty."
-                )
-    return points
+def _single(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    """As float32; what is too large for it becomes infinite, and is refused as such."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
 
 
 def from_coco(path: Path) -> Marks:
     """COCO keypoints; visibility 0 is an absent point; of several objects in an image the one of largest `area`.
 
     Raises:
-        DataError: no COCO file, or an annotation with another number of keypoints.
+        DataError: no COCO file; an annotation with another number of keypoints, or with values that are no numbers.
     """
-    marked, table = _keypoints(path)
-    length = int(table["length"][0])
-    wrong = (table["length"] != length) | (table["length"] % 3 != 0)
-    if wrong.any():
-        bad = marked[int(wrong.to_numpy().argmax())]
-        raise DataError(
-            f"{path}: annotation {bad.get('id')} has {len(bad['keypoints'])} keypoint values: give x, y and "
-            f"visibility of every point, as many points as the first annotation ({length} values)."
-        )
-    if table["image"].isna().any():
-        bad = marked[int(table["image"].isna().to_numpy().argmax())]
-        raise DataError(f"{path}: annotation {bad.get('id')}: `images` lacks its image id {bad['image_id']}.")
+    marked, names = _keypoints(path)
+    length = len(marked[0]["keypoints"])
+    for one in marked:
+        _check_keypoints(path, one, length, names)
+    table = pd.DataFrame({"image": [names[one["image_id"]] for one in marked], "area": [_area(one) for one in marked]})
     largest = table.sort_values("area", kind="stable").groupby("image").tail(1).sort_values("image").index
-    try:
-        values = np.array([marked[i]["keypoints"] for i in largest], dtype=np.float32).reshape(len(largest), -1, 3)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{path}: a keypoint value is no number ({error}).") from error
-    xy = np.where(values[:, :, 2:] > 0, values[:, :, :2], np.float32(np.nan))
+    values = np.array([marked[i]["keypoints"] for i in largest], dtype=np.float64).reshape(len(largest), -1, 3)
+    xy = np.where(values[:, :, 2:] > 0, _single(values[:, :, :2]), np.float32(np.nan))
     return Marks(path, table["image"][largest].to_numpy(object), xy)
 
 
-def _keypoints(path: Path) -> tuple[list[dict[str, Any]], pd.DataFrame]:
-    """The annotations that have keypoints, and of each: `image` (None if unknown), `area`, `length` of its values."""
+def _keypoints(path: Path) -> tuple[list[dict[str, Any]], dict[Any, str]]:
+    """The annotations that have keypoints, and the file names of images by their ids."""
+    tree = _json(path)
+    if not isinstance(tree, dict) or not all(isinstance(tree.get(key), list) for key in ("images", "annotations")):
+        raise _no_coco(path, "it needs lists `images` and `annotations`")
+    names: dict[Any, str] = {}
+    for image in tree["images"]:
+        number, name = (image.get("id"), image.get("file_name")) if isinstance(image, dict) else (None, None)
+        if not isinstance(number, (int, str)) or isinstance(number, bool) or not isinstance(name, str):
+            said = tables.shown(json.dumps(image))
+            raise _no_coco(path, f"an image needs an `id` and a text `file_name`, and this has none: {said}")
+        if number in names:
+            raise DataError(f"{path}: two images have the id {tables.shown(number)}: give each an id of its own.")
+        names[number] = name
+    marked = [one for one in tree["annotations"] if not isinstance(one, dict) or one.get("keypoints")]
+    if not marked:
+        raise DataError(f"{path} holds no annotation with keypoints: add some, or remove the file.")
+    if wrong := [one for one in marked if not isinstance(one, dict) or "image_id" not in one]:
+        raise _no_coco(path, f"an annotation needs an `image_id`, and this has none: {tables.shown(wrong[0])}")
+    return marked, names
+
+
+def _json(path: Path) -> Any:
+    def refuse(literal: str) -> None:
+        raise ValueError(f"{literal} is no number")
+
     try:
-        tree = json.loads(path.read_text())
-        names = {image["id"]: image["file_name"] for image in tree["images"]}
-        marked = [a for a in tree["annotations"] if a.get("keypoints")]
-        if not marked:
-            raise DataError(f"{path} holds no annotation with keypoints.")
-        table = pd.DataFrame(
-            {
-                "image": [names.get(a["image_id"]) for a in marked],
-                "area": [a.get("area", 0.0) for a in marked],
-                "length": [len(a["keypoints"]) for a in marked],
-            }
+        return json.loads(given.text(path), parse_constant=refuse)
+    except ValueError as error:  # no JSON, or a number of thousands of digits
+        raise _no_coco(path, f"{type(error).__name__}: {error}") from error
+    except RecursionError as error:
+        raise _no_coco(path, "its brackets are nested too deeply") from error
+
+
+def _no_coco(path: Path, why: str) -> DataError:
+    return DataError(f"{path} is no COCO keypoints file ({why}): export it anew.")
+
+
+def _check_keypoints(path: Path, one: dict[str, Any], length: int, names: dict[Any, str]) -> None:
+    values, place = one["keypoints"], f"{path}: annotation {tables.shown(one.get('id'))}"
+    if not isinstance(values, list):
+        raise DataError(f"{place}: `keypoints` must be a list of numbers, not '{tables.shown(values)}'.")
+    if len(values) != length or length % 3:
+        raise DataError(
+            f"{place} has {len(values)} keypoint values: give x, y and visibility of every point, as many points as "
+            f"the first annotation ({length} values)."
         )
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is no COCO keypoints file ({type(error).__name__}: {error}).") from error
-    return marked, table
+    if wrong := [value for value in values if not _number(value)]:
+        raise DataError(f"{place}: a keypoint value is no number ('{tables.shown(wrong[0])}'): correct it.")
+    if not _number(one.get("area", 0.0)):
+        raise DataError(f"{place}: `area` must be a number, not '{tables.shown(one['area'])}'.")
+    if not isinstance(one["image_id"], (int, str)) or one["image_id"] not in names:
+        raise DataError(f"{place}: `images` lacks its image id {tables.shown(one['image_id'])}: add it.")
+
+
+def _number(value: object) -> bool:
+    """Whether a value of a JSON file is a number that a float can hold."""
+    return type(value) is float or (type(value) is int and abs(value) < 2**1000)
+
+
+def _area(annotation: dict[str, Any]) -> float:
+    return float(annotation.get("area", 0.0))
 
 
 def check(marks: Marks, index: pd.DataFrame) -> Marks:
@@ -149,14 +166,16 @@ def check(marks: Marks, index: pd.DataFrame) -> Marks:
 def _refuse(path: Path, images: NDArray[Any], wrong: NDArray[np.bool_], why: str) -> None:
     if wrong.any():
         more = f" (and {int(wrong.sum()) - 1} more)" if wrong.sum() > 1 else ""
-        raise DataError(f"{path}: image '{images[wrong.argmax()]}'{more} {why}.")
+        raise DataError(f"{path}: image '{tables.shown(images[wrong.argmax()])}'{more} {why}.")
 
 
 def _refuse_point(marks: Marks, wrong: NDArray[np.bool_], why: str) -> None:
     if wrong.any():
         row, point = np.argwhere(wrong)[0]
         x, y = marks.xy[row, point]
-        raise DataError(f"{marks.path}: image '{marks.images[row]}', point {point} at ({x:g}, {y:g}) {why}.")
+        raise DataError(
+            f"{marks.path}: image '{tables.shown(marks.images[row])}', point {point} at ({x:g}, {y:g}) {why}."
+        )
 
 
 def five(xy: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from uld.artifacts.files import SPLITS
 from uld.base.errors import DataError
+from uld.datasets import tables
 
 
 def draw(group: NDArray[Any], test: float, rng: np.random.Generator) -> NDArray[Any]:
@@ -64,18 +65,14 @@ def from_csv(path: Path, images: NDArray[Any]) -> pd.DataFrame:
         (N rows) image, split, group, in the order of `images`.
 
     Raises:
-        DataError: missing column, unknown split name, unknown or repeated image, or an image that it leaves out.
+        DataError: as `tables.read`; unknown split name, unknown or repeated image, or an image that it leaves out.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is no readable CSV ({error}).") from error
-    if not {"image", "split"} <= set(table.columns):
-        raise DataError(f"{path} needs the columns image,split[,group], not {','.join(map(str, table.columns))}.")
-    wrong = ~table["split"].isin(SPLITS)
-    if wrong.any():
-        line = int(wrong.to_numpy().argmax())
-        raise DataError(f"{path}, line {line + 2}: split '{table['split'][line]}' must be train or test.")
+    read = tables.read(path, ["image", "split"], "image,split[,group]", dtype=str, keep_default_na=False)
+    table = read.frame
+    read.refuse(
+        ~table["split"].isin(SPLITS).to_numpy(),
+        lambda row: f"split '{tables.shown(table['split'][row])}' must be train or test: correct it.",
+    )
     known = pd.Index(images)
     _refuse(path, table["image"][~table["image"].isin(known)], "names no file below the folder: remove or correct it")
     _refuse(path, table["image"][table["image"].duplicated()], "is listed twice: keep one line")
@@ -88,4 +85,4 @@ def from_csv(path: Path, images: NDArray[Any]) -> pd.DataFrame:
 def _refuse(path: Path, images: "pd.Series[str]", why: str) -> None:
     if len(images):
         more = f" (and {len(images) - 1} more)" if len(images) > 1 else ""
-        raise DataError(f"{path}: image '{images.iloc[0]}'{more} {why}.")
+        raise DataError(f"{path}: image '{tables.shown(images.iloc[0])}'{more} {why}.")

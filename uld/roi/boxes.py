@@ -1,15 +1,17 @@
 """`boxes`: a table of boxes made elsewhere, `image,x1,y1,x2,y2`, edges in pixels of the upright photograph."""
 
 import numpy as np
-import pandas as pd
 from pydantic.dataclasses import dataclass
 
+from uld.base import given
 from uld.base.errors import DataError
 from uld.base.params import CLOSED
+from uld.datasets import tables
 from uld.images import Pixels
 from uld.roi.base import Box, Context, Provider, fingerprint
 
 EDGES = ["x1", "y1", "x2", "y2"]
+LEAST, MOST = 1, 2**20  # pixels: a box over one pixel is one wide, and no image that can be decoded is wider than this
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -29,35 +31,36 @@ class Boxes(Provider):
         """Read and check the table.
 
         Raises:
-            DataError: no such file, a missing column, a value that is no number, an empty or a repeated box.
+            DataError: no such file or as `tables.read`; a value that is no number, an empty, absurd or repeated box.
         """
         path = context.source / params.file
-        if not path.is_file():
+        if not given.exists(path):
             raise DataError(
                 f"{path} is missing: roi_providers.boxes.file must name a CSV with image,{','.join(EDGES)}."
             )
-        try:
-            table = pd.read_csv(path, dtype={"image": str}, skipinitialspace=True)
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} is no readable CSV ({error}).") from error
-        if not {"image", *EDGES} <= set(table.columns):
-            raise DataError(
-                f"{path} needs the columns image,{','.join(EDGES)}, not {','.join(map(str, table.columns))}."
-            )
-        self._values = table[EDGES].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+        table = tables.read(path, ["image", *EDGES], f"image,{','.join(EDGES)}", dtype={"image": str})
+        images = table.frame["image"].fillna("")
+        self._values = table.numbers(EDGES)
         sides = self._values[:, 2:] - self._values[:, :2]
-        wrong = ~(np.isfinite(self._values).all(axis=1) & (sides > 0).all(axis=1))
-        if wrong.any():
-            line = int(wrong.argmax())
-            raise DataError(
-                f"{path}, line {line + 2} ('{table['image'][line]}'): a box needs numbers with x1 < x2, y1 < y2."
-            )
-        twice = table["image"].duplicated()
-        if twice.any():
-            raise DataError(
-                f"{path}, line {int(twice.to_numpy().argmax()) + 2}: a second box of '{table['image'][twice].iloc[0]}'."
-            )
-        self._row = {name: row for row, name in enumerate(table["image"])}
+
+        def named(row: int) -> str:
+            return f"the box of '{tables.shown(images[row])}'"
+
+        table.refuse(
+            ~(np.isfinite(self._values) & np.tile(sides > 0, 2)).all(axis=1),
+            lambda row: f"{named(row)} needs numbers with x1 < x2, y1 < y2: correct it.",
+        )
+        table.refuse(
+            (sides < LEAST).any(axis=1),
+            lambda row: f"{named(row)} is less than {LEAST} pixel wide or high: give edges in pixels.",
+        )
+        table.refuse(
+            (np.abs(self._values) > MOST).any(axis=1),
+            lambda row: f"{named(row)} lies more than {MOST} pixels out: give edges in pixels.",
+        )
+        table.refuse((images == "").to_numpy(), lambda _: "a box without an image: name it, or remove the line.")
+        table.refuse(images.duplicated().to_numpy(), lambda row: f"a second box of '{images[row]}': keep one line.")
+        self._row = {name: row for row, name in enumerate(images)}
         self.label = f"boxes:{fingerprint([path])}"
 
     def detect(self, images: list[Pixels], ids: list[str]) -> list[Box | None]:
