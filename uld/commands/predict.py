@@ -18,6 +18,7 @@ from uld.base.errors import ArtifactError, DataError
 from uld.detector import Detected, Detector
 from uld.images import Pixels
 from uld.images.decode import SUFFIXES, ahead, decode
+from uld.images.walk import check_name, walk
 from uld.report import figures
 
 PIXELS = 2**28  # bytes of decoded photographs in a batch, at most (but for one that is larger by itself)
@@ -105,25 +106,22 @@ def collect(inputs: list[Path]) -> list[Path]:
     """Files as given, folders as the images below them; each file once, hidden ones left out.
 
     Raises:
-        DataError: a folder without images.
+        DataError: a folder without images, or as `uld.images.walk.walk`.
     """
     found: dict[str, Path] = {}
     for given in inputs:
-        inside = _images(given) if given.is_dir() else [given]
+        inside = _images(given) if os.path.isdir(given) else [given]
         if not inside:
             raise DataError(f"{given} holds no image: put {', '.join(sorted(SUFFIXES))} files there.")
         for path in inside:
+            check_name(str(path))
             found.setdefault(os.path.abspath(path), path)
     return list(found.values())
 
 
 def _images(folder: Path) -> list[Path]:
-    found = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        visible = (Path(place, name) for name in names if not name.startswith("."))
-        found += [path for path in visible if path.suffix.lower() in SUFFIXES]
-    return sorted(found)
+    names, _ = walk(folder)
+    return sorted(folder / name for name in names)
 
 
 def _batches(paths: list[Path]) -> Iterator[Batch]:

@@ -1,7 +1,6 @@
 """`folder`: a user's own photographs, nested anywhere below one folder; see data/README.md for the layout."""
 
 import logging
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +10,13 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from uld.artifacts.annotations import Annotations, AnnotationSet
+from uld.base import given
 from uld.base.errors import DataError
 from uld.base.params import CLOSED
 from uld.datasets import markup, splits
 from uld.datasets.base import Dataset
 from uld.images.decode import SUFFIXES
+from uld.images.walk import walk as below
 
 log = logging.getLogger(__name__)
 
@@ -50,18 +51,18 @@ class Folder(Dataset):
         """Every file with an image's suffix that is neither hidden nor in a hidden folder."""
         images = walk(self.source)
         table = self.source / "split.csv"
-        if table.is_file():
+        if given.exists(table):
             return splits.from_csv(table, images)
         return pd.DataFrame({"image": images, "split": "", "group": ""})
 
     def annotations(self, index: pd.DataFrame) -> Annotations:
         """Mark-up `points`, normalised by the box of the points, if the folder has one."""
         table, coco = self.source / "landmarks.csv", self.source / "coco.json"
-        if table.is_file() and coco.is_file():
+        if given.exists(table) and given.exists(coco):
             raise DataError(f"{self.source} has both landmarks.csv and coco.json: keep one.")
-        if not table.is_file() and not coco.is_file():
+        if not given.exists(table) and not given.exists(coco):
             return Annotations(np.empty(0, dtype=object))
-        marks = markup.check(markup.from_csv(table) if table.is_file() else markup.from_coco(coco), index)
+        marks = markup.check(markup.from_csv(table) if given.exists(table) else markup.from_coco(coco), index)
         return Annotations(marks.images, {"points": AnnotationSet(marks.xy)})
 
 
@@ -69,30 +70,11 @@ def walk(folder: Path) -> np.ndarray:
     """Sorted ids (N,) of the image files below `folder`; other visible files are counted in a warning.
 
     Raises:
-        DataError: no folder, no image below it, or a name that is not UTF-8.
+        DataError: no image below it, or as `uld.images.walk.walk`.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder: set `source` in params.yaml to the folder of your images.")
-    found: list[str] = []
-    others = 0
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = Path(place).relative_to(folder)
-        for name in names:
-            if name.startswith(".") or (place == str(folder) and name in OURS):
-                continue
-            if Path(name).suffix.lower() in SUFFIXES:
-                found.append((below / name).as_posix())
-            else:
-                others += 1
+    found, others = below(folder, OURS)
     if others:
         log.warning("%s: %d files with no image suffix are passed over.", folder, others)
     if not found:
         raise DataError(f"{folder} holds no image: put {', '.join(sorted(SUFFIXES))} files there, or mend `source`.")
-    try:
-        "".join(found).encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{folder} holds a file name that is not UTF-8 (near {error.object[-40:]!r}): rename it."
-        ) from error
     return np.array(sorted(found), dtype=object)
