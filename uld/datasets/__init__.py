@@ -3,7 +3,7 @@
 from importlib import import_module
 from pathlib import Path
 
-from uld.base.errors import ParamsError
+from uld.base.errors import ParamsError, shown
 from uld.datasets.base import Dataset
 
 TABLE = {
@@ -12,7 +12,9 @@ TABLE = {
     "folder": "uld.datasets.folder:Folder",
 }
 
-__all__ = ["TABLE", "Dataset", "kind", "root"]
+LONGEST = 4096  # characters of a path
+
+__all__ = ["TABLE", "Dataset", "kind", "root", "source_folder"]
 
 
 def kind(name: str) -> type[Dataset]:
@@ -22,6 +24,17 @@ def kind(name: str) -> type[Dataset]:
     module, cls = TABLE[name].split(":")
     found: type[Dataset] = getattr(import_module(module), cls)
     return found
+
+
+def source_folder(source: str) -> Path:
+    """The folder that `source` of params.yaml names.
+
+    Raises:
+        ParamsError: it can be the name of none.
+    """
+    if not source.strip() or len(source) > LONGEST or "\0" in source:
+        raise ParamsError(f"params.yaml: source: must name the folder of your images, not {shown(repr(source))}.")
+    return Path(source)
 
 
 def root(name: str, source: Path) -> Path:

@@ -39,8 +39,8 @@ class RoiParams:
     """The block `roi`."""
 
     providers: Annotated[tuple[str, ...], Field(min_length=1)]
-    margin: Annotated[float, Field(ge=0)]
-    crop: Annotated[int, Field(ge=8)]
+    margin: Annotated[float, Field(ge=0, le=10)]
+    crop: Annotated[int, Field(ge=8, le=4096)]
     max_missing: Annotated[float, Field(ge=0, le=1)]
 
 
