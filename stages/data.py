@@ -15,7 +15,7 @@ def main() -> None:
     """Read `dataset`, `source`, `datasets.<name>`, `seed`; write index.csv and annotations.h5."""
     name = params.read(str, "dataset")
     kind = datasets.kind(name)
-    dataset = kind(datasets.source(params.read(str, "source")), params.read(kind.Params, f"datasets.{name}"))
+    dataset = kind(datasets.source_folder(params.read(str, "source")), params.read(kind.Params, f"datasets.{name}"))
     index, annotations = build(dataset, params.read(int, "seed"))
 
     write_table(OUT / "index.csv", index)

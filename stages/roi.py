@@ -15,7 +15,7 @@ OUT = Path("artifacts/roi")
 def main() -> None:
     """Read `roi`, the named blocks of `roi_providers`, `dataset`, `source`; write boxes, missing.csv and crops."""
     chosen = params.read(roi.RoiParams, "roi")
-    source = datasets.source(params.read(str, "source"))
+    source = datasets.source_folder(params.read(str, "source"))
     root = datasets.root(params.read(str, "dataset"), source)
     context = roi.Context(source, DATA / "annotations.h5")
     providers = []

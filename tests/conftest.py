@@ -66,7 +66,8 @@ def _machine(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """The environment that uld/base/runtime.py reads, the same for every developer."""
-    for name in ("ULD_BATCH", "ULD_WORKERS", "ULD_RESUME", "ULD_OFFLINE", "ULD_COMPILE", "ULD_NPROC", "DVC_ROOT"):
+    ours = ("ULD_BATCH", "ULD_WORKERS", "ULD_RESUME", "ULD_OFFLINE", "ULD_COMPILE", "ULD_NPROC", "ULD_IMAGE_MB")
+    for name in (*ours, "DVC_ROOT"):
         monkeypatch.delenv(name, raising=False)
     about_the_cpu = request.node.get_closest_marker("cpu")
     monkeypatch.setenv("ULD_DEVICE", "cpu" if about_the_cpu else request.config.getoption("--device"))

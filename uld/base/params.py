@@ -11,16 +11,18 @@ without defaults, so that params.yaml alone says what a run did. An unknown, mis
 """
 
 import json
+import re
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, overload
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
 from uld.base import given
-from uld.base.errors import ParamsError
+from uld.base.errors import ParamsError, shown
 
 T = TypeVar("T")
 
@@ -32,40 +34,92 @@ RENAMED_IN_LINES = {  # keys that lines of its tables had
     "step": "`step: X` is `method: X`",
     "features": "`features: X` is `reads: features/X`",
 }
-NODES, DEPTH = 100_000, 40  # values of a file at most, and how deep they are nested
+NAMED = ("datasets", "roi_providers", "backbones", "stores", "starts", "aggregated", "rounds", "rows", "methods")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")  # of a line: dvc.yaml makes commands of it, and `find` steps of dots
+NODES, DEPTH = 100_000, 50  # values in a file, and blocks within blocks, at most: an alias may stand for thousands
 WITH_LINES = ("starts", "aggregated", "rounds", "rows", "variants")
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The whole file as plain dicts and lists (YAML 1.2, as DVC reads it: `1e-4` is a float)."""
-    if not path.exists():
+    """The whole file as plain dicts and lists (YAML 1.2, as DVC reads it: `1e-4` is a float).
+
+    Raises:
+        ParamsError: no regular file, no YAML in UTF-8, a key that stands there twice; blocks without end; of
+            params.yaml also keys of an earlier version, and names of lines that a shell would not take as they are.
+    """
+    if not given.exists(path):
         raise ParamsError(f"{path} is missing: run from the project's root.")
-    try:
-        tree = YAML(typ="safe").load(given.content(path, ParamsError).decode("utf-8-sig"))
-    except (YAMLError, ValueError, RecursionError) as error:  # also what is no UTF-8, and numbers of 5,000 digits
-        raise ParamsError(f"{path} is not valid YAML: {error}") from error
+    tree = _parsed(given.text(path, ParamsError), path)
     if not isinstance(tree, dict):
-        raise ParamsError(f"{path} must hold a mapping of keys to values.")
+        raise ParamsError(f"{path} must hold a mapping of keys to values: correct it.")
     _refuse_endless(tree, path)
-    if path.name == "params.yaml" and (said := outdated(tree, str(path))):
-        raise ParamsError(said)
+    if path.name == "params.yaml":
+        if said := outdated(tree, str(path)):
+            raise ParamsError(said)
+        _refuse_names(tree, path)
     return tree
 
 
+def _parsed(text: str, path: Path) -> Any:
+    try:
+        _refuse_depth(text, path)
+        return YAML(typ="safe").load(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}, line {mark.line + 1}," if mark else str(path)
+        said = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ParamsError(f"{place} is not valid YAML ({shown(said)}): correct it.") from error
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        # a value is not what its tag says, or has thousands of digits
+        raise ParamsError(f"{path} is not valid YAML: a value cannot be read ({shown(error)}): correct it.") from error
+
+
+def _refuse_depth(text: str, path: Path) -> None:
+    """Before anything is built of it: what builds it goes down into each block, and the process would crash."""
+    depth = 0
+    for event in YAML(typ="safe").parse(text):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > DEPTH:
+            raise _too_deep(path)
+
+
 def _refuse_endless(tree: dict[str, Any], path: Path) -> None:
-    """Refuse what aliases blow up: one that holds itself, or a few lines that stand for billions."""
-    todo: list[tuple[Any, int]] = [(tree, 0)]
-    for number in range(NODES):
+    """Refuse what has no end when each alias is written out, or as good as none."""
+    todo: list[tuple[Any, int]] = [(tree, 1)]
+    for _ in range(NODES):
         if not todo:
             return
         node, depth = todo.pop()
         if depth > DEPTH:
-            raise ParamsError(f"{path} is nested more than {DEPTH} deep: an alias (*name) may hold itself.")
-        inside = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-        todo += [(one, depth + 1) for one in inside]
-        if len(todo) + number > NODES:
-            break
-    raise ParamsError(f"{path} stands for more than {NODES} values: write them out, without aliases (*name).")
+            raise _too_deep(path)
+        if isinstance(node, dict):
+            _refuse_keys(node, path)
+        within = node.values() if isinstance(node, dict) else node if isinstance(node, (list, tuple)) else ()
+        todo += [(one, depth + 1) for one in within]
+    raise ParamsError(f"{path} holds more than {NODES} values, aliases written out: write fewer.")
+
+
+def _too_deep(path: Path) -> ParamsError:
+    return ParamsError(
+        f"{path} nests blocks more than {DEPTH} deep, or an alias stands within itself: write the values out."
+    )
+
+
+def _refuse_keys(block: dict[Any, Any], path: Path) -> None:
+    for key in block:
+        if not isinstance(key, (str, int, float, NoneType)):
+            raise ParamsError(f"{path}: the key '{shown(key)}' is no text: correct it.")
+
+
+def _refuse_names(tree: dict[str, Any], path: Path) -> None:
+    """Lines give their names to commands of the shell, files and folders, by way of dvc.yaml."""
+    for table in NAMED:
+        for name in tree[table] if isinstance(tree.get(table), dict) else ():
+            if not isinstance(name, str) or not NAME.fullmatch(name):
+                raise ParamsError(
+                    f"{path}: {table}: a line is called {shown(repr(name))}: take a name of letters, digits, '_' and "
+                    "'-' that does not begin with '-', and quote one of digits alone."
+                )
 
 
 @overload
@@ -133,7 +187,7 @@ def _meant(kind: Any, block: Any, place: str) -> Any:
         if table:
             chosen = block.get(key) if isinstance(block, dict) else block
             if str(chosen) not in table:
-                raise ParamsError(f"{place}.{key}: must be one of {', '.join(table)}, not {chosen!r}.")
+                raise ParamsError(f"{place}.{key}: must be one of {', '.join(table)}, not {shown(repr(chosen))}.")
             return table[str(chosen)]
     return kind
 
@@ -144,4 +198,4 @@ def _say(error: Any) -> str:
             return "unknown key (misspelt?)"
         case "missing" | "missing_argument":
             return "key is missing"
-    return f"{error['msg']}, not {error['input']!r}"
+    return f"{error['msg']}, not {shown(repr(error['input']))}"

@@ -130,6 +130,8 @@ def of(x: Table, centroids: NDArray[np.float32]) -> Clusters:
 
 
 def _check(x: Table, k: int, cap: int) -> None:
+    if k < 1:
+        raise ULDError(f"k-means cannot make {k} clusters: ask for at least one landmark.")
     if min(len(x), cap) < k:
         raise ULDError(
             f"k-means cannot make {k} clusters of {len(x)} points (cap {cap}): ask for fewer landmarks, "

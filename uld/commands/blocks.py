@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from uld import datasets, methods, models, roi, starts
-from uld.base import params
-from uld.base.errors import ParamsError
+from uld.base import params, random
+from uld.base.errors import ParamsError, shown
 from uld.diffusion.aggregated import AggregatedParams
 from uld.diffusion.extract import StoreParams
 from uld.diffusion.extractor import ReadoutParams
@@ -22,7 +24,7 @@ CROPS = "roi/crops"
 FEATURES = "features/"
 
 BLOCKS: dict[str, Any] = {
-    "seed": int,
+    "seed": Annotated[int, Field(ge=0, lt=random.MOST)],
     "code": str,
     "dataset": str,
     "source": str,
@@ -30,7 +32,7 @@ BLOCKS: dict[str, Any] = {
     "backbone": str,
     "readout": ReadoutParams,
     "reduce": ReduceParams | None,
-    "landmarks": int,
+    "landmarks": Annotated[int, Field(ge=0)],
     "evaluate": EvaluateParams,
     "report": ReportParams,
 }
@@ -39,7 +41,7 @@ TABLES: dict[str, Callable[[str, Any], Any]] = {  # a table's name -> the type o
     "roi_providers": lambda name, _: roi.kind(name).Params,
     "backbones": lambda *_: TrainParams | PinnedParams,
     "stores": lambda *_: StoreParams,
-    "starts": lambda _, line: starts.load(line.get("model")).Params,
+    "starts": lambda _, line: starts.load(str(line.get("model"))).Params,
     "aggregated": lambda *_: AggregatedParams,
     "rounds": lambda *_: RoundParams,
     "rows": lambda *_: RowParams,
@@ -67,7 +69,7 @@ def _kind(key: str, block: Any) -> Any:
     if table == METHODS:
         return parts(names[0])[names[1]]
     if not isinstance(block, dict):
-        raise ParamsError(f"params.yaml: {key}: must be a mapping of keys to values, not {block!r}.")
+        raise ParamsError(f"params.yaml: {key}: must be a mapping of keys to values, not {shown(repr(block))}.")
     try:
         return TABLES[table](names[0], block)
     except ParamsError as error:
@@ -121,6 +123,8 @@ def _wrong(tree: Tree, path: Path) -> Iterator[str]:
 def _check(key: str, tree: Tree) -> None:
     """Read a block; of a start that is trained, what teaches its detector too."""
     block = read(key, tree)
+    if key == "source":
+        datasets.source_folder(block)
     if key.startswith("starts.") and hasattr(block, "train"):
         teacher(block.train.keypoints, f"{key}.train.keypoints")
 
@@ -130,7 +134,7 @@ def _check(key: str, tree: Tree) -> None:
 
 def _dangling(tree: Tree) -> list[str]:
     """Names that no line has, and lines that do not go together; what they read, when all else is right."""
-    found = [*_absent(tree), *_twice(tree), *_of_starts(tree), *_of_aggregated(tree), *_of_rounds(tree)]
+    found = [*_absent(tree), *_twice(tree), *_of_starts(tree), *_of_aggregated(tree), *_of_rounds(tree), *_few(tree)]
     return found or list(_of_lines(tree))
 
 
@@ -208,6 +212,16 @@ def _of_rounds(tree: Tree) -> Iterator[str]:
             yield f"rounds.{name}.start: '{line['start']}' is a later round: name a line of starts or an earlier round."
         if line["method"] in tree[METHODS] and "train" not in parts(line["method"]):
             yield f"rounds.{name}.method: '{line['method']}' trains nothing: choose a method that has a block `train`."
+
+
+def _few(tree: Tree) -> Iterator[str]:
+    """Rounds and rows with fewer landmarks than their method needs."""
+    for table in ("rounds", "rows"):
+        for name, line in tree[table].items():
+            key, count = f"{table}.{name}.landmarks", line.get("landmarks")
+            key, count = ("landmarks", tree["landmarks"]) if count is None else (key, count)
+            if line["method"] in tree[METHODS] and count < methods.load(line["method"]).fewest:
+                yield f"{key}: {table}.{name} is of method '{line['method']}', which needs 1 at least, not {count}."
 
 
 def _of_lines(tree: Tree) -> Iterator[str]:

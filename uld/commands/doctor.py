@@ -151,7 +151,7 @@ def _run(tree: dict[str, Any]) -> Iterator[Line]:
 
 
 def _dataset(tree: dict[str, Any]) -> str:
-    name, source = tree["dataset"], datasets.source(tree["source"])
+    name, source = tree["dataset"], datasets.source_folder(tree["source"])
     if not source.is_dir():
         raise ULDError(f"{source} is no folder: set `source` in params.yaml to the folder of the images.")
     return f"{name}: {images(tree)} image files below {datasets.root(name, source)}"
@@ -166,7 +166,7 @@ def split_of(tree: dict[str, Any]) -> tuple[int, int]:
     """How many of these files are to train and how many to test: as the data set says, else as they will be drawn."""
     name = tree["dataset"]
     kind = datasets.kind(name)
-    dataset = kind(datasets.source(tree["source"]), blocks.read(f"datasets.{name}", tree))
+    dataset = kind(datasets.source_folder(tree["source"]), blocks.read(f"datasets.{name}", tree))
     files = dataset.files()
     tested = int((files["split"] == "test").sum())
     if (files["split"] == "").all():  # whole groups are drawn, and neither side is empty
@@ -182,7 +182,7 @@ def items(tree: dict[str, Any], store: StoreParams, split: tuple[int, int]) -> i
 
 def _provider(name: str, tree: dict[str, Any]) -> str:
     kind = roi.kind(name)
-    context = roi.Context(Path(tree["source"]), Path("artifacts/data/annotations.h5"))
+    context = roi.Context(datasets.source_folder(tree["source"]), Path("artifacts/data/annotations.h5"))
     if name == "annotation" and not context.annotations.exists():
         return "is looked at once the stage data has run"
     return f"{kind(blocks.read(f'roi_providers.{name}', tree), context).label} loads"

@@ -3,7 +3,7 @@
 from importlib import import_module
 from pathlib import Path
 
-from uld.base.errors import ParamsError
+from uld.base.errors import ParamsError, shown
 from uld.datasets.base import Dataset
 
 TABLE = {
@@ -12,9 +12,9 @@ TABLE = {
     "folder": "uld.datasets.folder:Folder",
 }
 
-__all__ = ["TABLE", "Dataset", "kind", "root", "source"]
-
 LONGEST = 4096  # characters of a path
+
+__all__ = ["TABLE", "Dataset", "kind", "root", "source_folder"]
 
 
 def kind(name: str) -> type[Dataset]:
@@ -26,15 +26,15 @@ def kind(name: str) -> type[Dataset]:
     return found
 
 
-def source(text: str) -> Path:
-    """The folder that `source` in params.yaml names.
+def source_folder(source: str) -> Path:
+    """The folder that `source` of params.yaml names.
 
     Raises:
-        ParamsError: it names none.
+        ParamsError: it can be the name of none.
     """
-    if not text.strip() or "\0" in text or len(text) > LONGEST:
-        raise ParamsError(f"params.yaml: source: {text[:60]!r} names no folder: let it be the folder of your images.")
-    return Path(text)
+    if not source.strip() or len(source) > LONGEST or "\0" in source:
+        raise ParamsError(f"params.yaml: source: must name the folder of your images, not {shown(repr(source))}.")
+    return Path(source)
 
 
 def root(name: str, source: Path) -> Path:

@@ -88,7 +88,8 @@ def _refuse_bad(index: pd.DataFrame, dataset: Dataset) -> None:
         more = [f"  and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
         raise DataError(
             f"{len(bad)} of {len(index)} files below {dataset.root} are unreadable, more than the share "
-            f"{dataset.max_bad:g} allowed (max_bad): mend or remove them, or raise max_bad.\n" + "\n".join(lines + more)
+            f"{dataset.max_bad:g} allowed (max_bad): see to them as each reason says, or raise max_bad.\n"
+            + "\n".join(lines + more)
         )
     usable = int((index["status"] == "ok").sum())
     if usable < 2:

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from uld.base import given
-from uld.base.errors import DataError
+from uld.base.errors import DataError, shown
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,14 @@ class Table:
         cells = self.frame[name]
         if cells.dtype.kind in "iuf":
             return cells.to_numpy(np.float64)
-        numbers = pd.to_numeric(cells.astype(object), errors="coerce")
-        wrong = (numbers.isna() & cells.notna()) | cells.map(lambda cell: isinstance(cell, bool))
+        # as text: pandas makes true and false, and integers that no float holds, of some columns
+        numbers = pd.to_numeric(cells.map(str, na_action="ignore").astype(object), errors="coerce")
+        wrong = numbers.isna() & cells.notna()
         self.refuse(wrong.to_numpy(), lambda row: f"'{shown(cells[row])}' in column {name} is no number: correct it.")
         return numbers.to_numpy(np.float64)
 
     def refuse(self, wrong: Any, why: Callable[[int], str]) -> None:
-        """Raise for the first of the rows that are `wrong`, (N,) bool; `why` says by its number what is amiss."""
+        """Raise for the first of the rows that are `wrong`, (N,) bool; `why` says by its number what is wrong."""
         if wrong.any():
             row = int(wrong.argmax())
             raise DataError(f"{self.path}, line {self.lines[row]}: {why(row)}")
@@ -100,10 +101,3 @@ def _outline(path: Path, text: str) -> tuple[list[str], list[int]]:
             )
         lines += [rows.line_num] if cells else []
     return header, lines
-
-
-def shown(value: object) -> str:
-    """A value for a message of one line, and not too long a one."""
-    text = str(value)
-    text = text if text.isprintable() else repr(text)[1:-1]
-    return text if len(text) <= 60 else f"{text[:57]}..."

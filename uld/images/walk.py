@@ -33,13 +33,15 @@ def walk(folder: Path, ours: frozenset[str] = frozenset()) -> tuple[list[str], i
 
     Raises:
         DataError: no folder, one below it that cannot be read, a link that leads back to a folder above it, a named
-            pipe, socket or device with an image's name.
+            pipe, socket or device with an image's name, or a name that is not UTF-8 or has control characters.
     """
     _must_be_folder(folder)
     search = _Search(folder, ours)
     search.enter("", os.path.realpath(folder))
     while search.links:
         _follow(search, *min(search.links))
+    for name in search.images:
+        check_name(name)
     return search.images, search.others
 
 
@@ -90,9 +92,7 @@ class _Search:
             self.links.add((name, real))
         elif os.path.splitext(name)[1].lower() in SUFFIXES:
             if what := given.special(mode):
-                raise DataError(
-                    f"{self.folder / name}: is {what} and no image: remove it, or begin its name with a dot."
-                )
+                raise DataError(f"{self.folder / name}: is {what} and no image: remove it, or hide it by a dot.")
             self.images.append(name)
         elif not mode:
             log.warning("%s: %s.", self.folder / name, NOWHERE)
@@ -141,6 +141,5 @@ def _must_be_folder(folder: Path) -> None:
 
 def _unreadable(path: Path, error: OSError) -> DataError:
     return DataError(
-        f"{path}: cannot be entered ({error.strerror}): let it be read, as by `chmod u+rx`, or begin its name with a "
-        "dot."
+        f"{path}: cannot be entered ({error.strerror}): let it be read, as by `chmod u+rx`, or hide it by a dot."
     )

@@ -66,12 +66,12 @@ class Method(ABC):
     """One way from what a model says to landmarks. Final classes only: a variant is another file or a parameter.
 
     `Cluster` is the type of the block methods.<name>.cluster, which says how landmarks are discovered, labelled and
-    found; `Train` that of methods.<name>.train, of methods whose rounds train a model.
+    found; `Train` that of methods.<name>.train, of methods whose rounds train a model. `fewest`: the least K.
     """
 
     Cluster: ClassVar[type[Any]]
     Train: ClassVar[Any] = None
-    least: ClassVar[int] = 1  # landmarks that it can find
+    fewest: ClassVar[int] = 1
 
     def __init__(self, params: Any) -> None:
         """`params` is an instance of `Cluster`."""

@@ -21,7 +21,7 @@ class MeanShape(Method):
     """K = 0 landmarks: a regressor from them has nothing but its intercept, the mean shape."""
 
     Cluster = MeanShapeParams
-    least = 0
+    fewest = 0
     params: MeanShapeParams
 
     # --- discover ---

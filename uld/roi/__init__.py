@@ -40,7 +40,7 @@ class RoiParams:
 
     providers: Annotated[tuple[str, ...], Field(min_length=1)]
     margin: Annotated[float, Field(ge=0, le=10)]
-    crop: Annotated[int, Field(ge=8, le=2**13)]
+    crop: Annotated[int, Field(ge=8, le=4096)]
     max_missing: Annotated[float, Field(ge=0, le=1)]
 
 

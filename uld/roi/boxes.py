@@ -4,7 +4,7 @@ import numpy as np
 from pydantic.dataclasses import dataclass
 
 from uld.base import given
-from uld.base.errors import DataError
+from uld.base.errors import DataError, shown
 from uld.base.params import CLOSED
 from uld.datasets import tables
 from uld.images import Pixels
@@ -44,7 +44,7 @@ class Boxes(Provider):
         sides = self._values[:, 2:] - self._values[:, :2]
 
         def named(row: int) -> str:
-            return f"the box of '{tables.shown(images[row])}'"
+            return f"the box of '{shown(images[row])}'"
 
         table.refuse(
             ~(np.isfinite(self._values) & np.tile(sides > 0, 2)).all(axis=1),
