@@ -20,8 +20,8 @@ from uld.commands import blocks
 from uld.images import decode, header
 
 SHIPPED = params.load(ROOT / "params.yaml")
-quick = settings(max_examples=60, deadline=None, derandomize=True)
-few = settings(max_examples=25, deadline=None, derandomize=True)
+quick = settings(max_examples=40, deadline=None, derandomize=True)
+few = settings(max_examples=20, deadline=None, derandomize=True)
 CELLS = st.sampled_from(
     [
         "",
@@ -147,7 +147,7 @@ def test_one_more_key_of_params(key: str, name: str, value: object) -> None:
 
 
 @given(content=JUNK | st.text("[]{}:,-?&*!|>'\"%@# \n\tab01~<", max_size=60).map(str.encode))
-@settings(quick, max_examples=300)
+@settings(quick, max_examples=150)
 def test_any_bytes_as_params(content: bytes) -> None:
     problems(content)
 

@@ -23,10 +23,3 @@ class BackboneError(ULDError):
 
 class NotInstalled(ULDError):
     """An optional dependency is needed for the chosen params."""
-
-
-def shown(value: object) -> str:
-    """A value for a message: on one line, and not too long."""
-    text = str(value)
-    text = text if text.isprintable() else repr(text)[1:-1]
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -22,7 +22,8 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
 from uld.base import given
-from uld.base.errors import ParamsError, shown
+from uld.base.errors import ParamsError
+from uld.base.shown import short
 
 T = TypeVar("T")
 
@@ -68,10 +69,10 @@ def _parsed(text: str, path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}, line {mark.line + 1}," if mark else str(path)
         said = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ParamsError(f"{place} is not valid YAML ({shown(said)}): correct it.") from error
+        raise ParamsError(f"{place} is not valid YAML ({short(said)}): correct it.") from error
     except (ValueError, TypeError, AttributeError, LookupError) as error:
         # a value is not what its tag says, or has thousands of digits
-        raise ParamsError(f"{path} is not valid YAML: a value cannot be read ({shown(error)}): correct it.") from error
+        raise ParamsError(f"{path} is not valid YAML: a value cannot be read ({short(error)}): correct it.") from error
 
 
 def _refuse_depth(text: str, path: Path) -> None:
@@ -108,7 +109,7 @@ def _too_deep(path: Path) -> ParamsError:
 def _refuse_keys(block: dict[Any, Any], path: Path) -> None:
     for key in block:
         if not isinstance(key, (str, int, float, NoneType)):
-            raise ParamsError(f"{path}: the key '{shown(key)}' is no text: correct it.")
+            raise ParamsError(f"{path}: the key '{short(key)}' is no text: correct it.")
 
 
 def _refuse_names(tree: dict[str, Any], path: Path) -> None:
@@ -117,7 +118,7 @@ def _refuse_names(tree: dict[str, Any], path: Path) -> None:
         for name in tree[table] if isinstance(tree.get(table), dict) else ():
             if not isinstance(name, str) or not NAME.fullmatch(name):
                 raise ParamsError(
-                    f"{path}: {table}: a line is called {shown(repr(name))}: take a name of letters, digits, '_' and "
+                    f"{path}: {table}: a line is called {short(repr(name))}: take a name of letters, digits, '_' and "
                     "'-' that does not begin with '-', and quote one of digits alone."
                 )
 
@@ -187,7 +188,7 @@ def _meant(kind: Any, block: Any, place: str) -> Any:
         if table:
             chosen = block.get(key) if isinstance(block, dict) else block
             if str(chosen) not in table:
-                raise ParamsError(f"{place}.{key}: must be one of {', '.join(table)}, not {shown(repr(chosen))}.")
+                raise ParamsError(f"{place}.{key}: must be one of {', '.join(table)}, not {short(repr(chosen))}.")
             return table[str(chosen)]
     return kind
 
@@ -198,4 +199,4 @@ def _say(error: Any) -> str:
             return "unknown key (misspelt?)"
         case "missing" | "missing_argument":
             return "key is missing"
-    return f"{error['msg']}, not {shown(repr(error['input']))}"
+    return f"{error['msg']}, not {short(repr(error['input']))}"

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from uld import datasets, methods, models, roi, starts
 from uld.base import params, random
-from uld.base.errors import ParamsError, shown
+from uld.base.errors import ParamsError
+from uld.base.shown import short
 from uld.diffusion.aggregated import AggregatedParams
 from uld.diffusion.extract import StoreParams
 from uld.diffusion.extractor import ReadoutParams
@@ -69,7 +70,7 @@ def _kind(key: str, block: Any) -> Any:
     if table == METHODS:
         return parts(names[0])[names[1]]
     if not isinstance(block, dict):
-        raise ParamsError(f"params.yaml: {key}: must be a mapping of keys to values, not {shown(repr(block))}.")
+        raise ParamsError(f"params.yaml: {key}: must be a mapping of keys to values, not {short(repr(block))}.")
     try:
         return TABLES[table](names[0], block)
     except ParamsError as error:

@@ -26,7 +26,7 @@ from uld.commands.unfinished import rows_of
 from uld.detector import Detected, Detector
 from uld.images import Pixels
 from uld.images.decode import SUFFIXES, ahead, decode
-from uld.images.walk import check_name, walk
+from uld.images.walk import walk
 from uld.report import figures
 
 PIXELS = 2**28  # bytes of decoded photographs in a batch, at most (but for one that is larger by itself)
@@ -217,7 +217,6 @@ def collect(inputs: list[Path]) -> list[Path]:
         if not inside:
             raise DataError(f"{given} holds no image: put {', '.join(sorted(SUFFIXES))} files there.")
         for path in inside:
-            check_name(str(path))
             found.setdefault(os.path.abspath(path), path)
     return list(found.values())
 

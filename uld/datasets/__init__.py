@@ -3,7 +3,8 @@
 from importlib import import_module
 from pathlib import Path
 
-from uld.base.errors import ParamsError, shown
+from uld.base.errors import ParamsError
+from uld.base.shown import short
 from uld.datasets.base import Dataset
 
 TABLE = {
@@ -33,7 +34,7 @@ def source_folder(source: str) -> Path:
         ParamsError: it can be the name of none.
     """
     if not source.strip() or len(source) > LONGEST or "\0" in source:
-        raise ParamsError(f"params.yaml: source: must name the folder of your images, not {shown(repr(source))}.")
+        raise ParamsError(f"params.yaml: source: must name the folder of your images, not {short(repr(source))}.")
     return Path(source)
 
 

@@ -16,6 +16,7 @@ from uld.base.params import CLOSED
 from uld.datasets import markup, splits
 from uld.datasets.base import Dataset
 from uld.images.decode import SUFFIXES
+from uld.images.walk import check_name
 from uld.images.walk import walk as below
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ def walk(folder: Path) -> np.ndarray:
         DataError: no image below it, or as `uld.images.walk.walk`.
     """
     found, others = below(folder, OURS)
+    for name in found:
+        check_name(name)
     if others:
         log.warning("%s: %d files with no image suffix are passed over.", folder, others)
     if not found:

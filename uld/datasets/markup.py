@@ -11,7 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from uld.base import given
-from uld.base.errors import DataError, shown
+from uld.base.errors import DataError
+from uld.base.shown import short
 from uld.datasets import tables
 
 log = logging.getLogger(__name__)
@@ -75,16 +76,16 @@ def _keypoints(path: Path) -> tuple[list[dict[str, Any]], dict[Any, str]]:
     for image in tree["images"]:
         number, name = (image.get("id"), image.get("file_name")) if isinstance(image, dict) else (None, None)
         if not isinstance(number, (int, str)) or isinstance(number, bool) or not isinstance(name, str):
-            said = shown(json.dumps(image))
+            said = short(json.dumps(image))
             raise _no_coco(path, f"an image needs an `id` and a text `file_name`, and this has none: {said}")
         if number in names:
-            raise DataError(f"{path}: two images have the id {shown(number)}: give each an id of its own.")
+            raise DataError(f"{path}: two images have the id {short(number)}: give each an id of its own.")
         names[number] = name
     marked = [one for one in tree["annotations"] if not isinstance(one, dict) or one.get("keypoints")]
     if not marked:
         raise DataError(f"{path} holds no annotation with keypoints: add some, or remove the file.")
     if wrong := [one for one in marked if not isinstance(one, dict) or "image_id" not in one]:
-        raise _no_coco(path, f"an annotation needs an `image_id`, and this has none: {shown(wrong[0])}")
+        raise _no_coco(path, f"an annotation needs an `image_id`, and this has none: {short(wrong[0])}")
     return marked, names
 
 
@@ -105,20 +106,20 @@ def _no_coco(path: Path, why: str) -> DataError:
 
 
 def _check_keypoints(path: Path, one: dict[str, Any], length: int, names: dict[Any, str]) -> None:
-    values, place = one["keypoints"], f"{path}: annotation {shown(one.get('id'))}"
+    values, place = one["keypoints"], f"{path}: annotation {short(one.get('id'))}"
     if not isinstance(values, list):
-        raise DataError(f"{place}: `keypoints` must be a list of numbers, not '{shown(values)}'.")
+        raise DataError(f"{place}: `keypoints` must be a list of numbers, not '{short(values)}'.")
     if len(values) != length or length % 3:
         raise DataError(
             f"{place} has {len(values)} keypoint values: give x, y and visibility of every point, as many points as "
             f"the first annotation ({length} values)."
         )
     if wrong := [value for value in values if not _number(value)]:
-        raise DataError(f"{place}: a keypoint value is no number ('{shown(wrong[0])}'): correct it.")
+        raise DataError(f"{place}: a keypoint value is no number ('{short(wrong[0])}'): correct it.")
     if not _number(one.get("area", 0.0)):
-        raise DataError(f"{place}: `area` must be a number, not '{shown(one['area'])}'.")
+        raise DataError(f"{place}: `area` must be a number, not '{short(one['area'])}'.")
     if not isinstance(one["image_id"], (int, str)) or one["image_id"] not in names:
-        raise DataError(f"{place}: `images` lacks its image id {shown(one['image_id'])}: add it.")
+        raise DataError(f"{place}: `images` lacks its image id {short(one['image_id'])}: add it.")
 
 
 def _number(value: object) -> bool:
@@ -167,14 +168,14 @@ def check(marks: Marks, index: pd.DataFrame) -> Marks:
 def _refuse(path: Path, images: NDArray[Any], wrong: NDArray[np.bool_], why: str) -> None:
     if wrong.any():
         more = f" (and {int(wrong.sum()) - 1} more)" if wrong.sum() > 1 else ""
-        raise DataError(f"{path}: image '{shown(images[wrong.argmax()])}'{more} {why}.")
+        raise DataError(f"{path}: image '{short(images[wrong.argmax()])}'{more} {why}.")
 
 
 def _refuse_point(marks: Marks, wrong: NDArray[np.bool_], why: str) -> None:
     if wrong.any():
         row, point = np.argwhere(wrong)[0]
         x, y = marks.xy[row, point]
-        raise DataError(f"{marks.path}: image '{shown(marks.images[row])}', point {point} at ({x:g}, {y:g}) {why}.")
+        raise DataError(f"{marks.path}: image '{short(marks.images[row])}', point {point} at ({x:g}, {y:g}) {why}.")
 
 
 def five(xy: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -8,7 +8,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from uld.artifacts.files import SPLITS
-from uld.base.errors import DataError, shown
+from uld.base.errors import DataError
+from uld.base.shown import short
 from uld.datasets import tables
 
 
@@ -71,7 +72,7 @@ def from_csv(path: Path, images: NDArray[Any]) -> pd.DataFrame:
     table = read.frame
     read.refuse(
         ~table["split"].isin(SPLITS).to_numpy(),
-        lambda row: f"split '{shown(table['split'][row])}' must be train or test: correct it.",
+        lambda row: f"split '{short(table['split'][row])}' must be train or test: correct it.",
     )
     known = pd.Index(images)
     _refuse(path, table["image"][~table["image"].isin(known)], "names no file below the folder: remove or correct it")
@@ -85,4 +86,4 @@ def from_csv(path: Path, images: NDArray[Any]) -> pd.DataFrame:
 def _refuse(path: Path, images: "pd.Series[str]", why: str) -> None:
     if len(images):
         more = f" (and {len(images) - 1} more)" if len(images) > 1 else ""
-        raise DataError(f"{path}: image '{shown(images.iloc[0])}'{more} {why}.")
+        raise DataError(f"{path}: image '{short(images.iloc[0])}'{more} {why}.")

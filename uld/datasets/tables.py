@@ -12,7 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from uld.base import given
-from uld.base.errors import DataError, shown
+from uld.base.errors import DataError
+from uld.base.shown import short
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Table:
         # as text: pandas makes true and false, and integers that no float holds, of some columns
         numbers = pd.to_numeric(cells.map(str, na_action="ignore").astype(object), errors="coerce")
         wrong = numbers.isna() & cells.notna()
-        self.refuse(wrong.to_numpy(), lambda row: f"'{shown(cells[row])}' in column {name} is no number: correct it.")
+        self.refuse(wrong.to_numpy(), lambda row: f"'{short(cells[row])}' in column {name} is no number: correct it.")
         return numbers.to_numpy(np.float64)
 
     def refuse(self, wrong: Any, why: Callable[[int], str]) -> None:
@@ -74,7 +75,7 @@ def read(path: Path, needed: Sequence[str], says: str, **options: Any) -> Table:
     there = [name for name in header if name in frame]
     if absent := [name for name in needed if name not in there]:
         raise DataError(
-            f"{path} needs the columns {says}: it has {shown(','.join(header))}, and lacks {', '.join(absent)}."
+            f"{path} needs the columns {says}: it has {short(','.join(header))}, and lacks {', '.join(absent)}."
         )
     if twice := [name for name in needed if there.count(name) > 1]:
         raise DataError(f"{path} has the column '{twice[0]}' twice: keep one.")

@@ -33,15 +33,13 @@ def walk(folder: Path, ours: frozenset[str] = frozenset()) -> tuple[list[str], i
 
     Raises:
         DataError: no folder, one below it that cannot be read, a link that leads back to a folder above it, a named
-            pipe, socket or device with an image's name, or a name that is not UTF-8 or has control characters.
+            pipe, socket or device with an image's name.
     """
     _must_be_folder(folder)
     search = _Search(folder, ours)
     search.enter("", os.path.realpath(folder))
     while search.links:
         _follow(search, *min(search.links))
-    for name in search.images:
-        check_name(name)
     return search.images, search.others
 
 

@@ -37,6 +37,6 @@ def landmarks_of(count: int, kind: type[Method], key: str) -> int:
     Raises:
         ParamsError: the method cannot find so many landmarks.
     """
-    if not kind.least <= count <= MOST:
-        raise ParamsError(f"params.yaml: {key}: {kind.__name__} finds {kind.least} to {MOST} landmarks, not {count}.")
+    if not kind.fewest <= count <= MOST:
+        raise ParamsError(f"params.yaml: {key}: {kind.__name__} finds {kind.fewest} to {MOST} landmarks, not {count}.")
     return count

@@ -4,8 +4,9 @@ import numpy as np
 from pydantic.dataclasses import dataclass
 
 from uld.base import given
-from uld.base.errors import DataError, shown
+from uld.base.errors import DataError
 from uld.base.params import CLOSED
+from uld.base.shown import short
 from uld.datasets import tables
 from uld.images import Pixels
 from uld.roi.base import Box, Context, Provider, fingerprint
@@ -44,7 +45,7 @@ class Boxes(Provider):
         sides = self._values[:, 2:] - self._values[:, :2]
 
         def named(row: int) -> str:
-            return f"the box of '{shown(images[row])}'"
+            return f"the box of '{short(images[row])}'"
 
         table.refuse(
             ~(np.isfinite(self._values) & np.tile(sides > 0, 2)).all(axis=1),
