@@ -20,8 +20,8 @@ def main() -> None:
     method = kind(params.read(kind.Cluster, f"methods.{row.method}.cluster"))
     opened = open_model(row.start)
     rng = random.rng(params.read(int, "seed"), f"discover-{row.method}")
-    place = "landmarks" if row.landmarks is None else f"rows.{key}.landmarks"
-    count = landmarks_of(params.read(int, place), kind, place)
+    count = params.read(int, "landmarks") if row.landmarks is None else row.landmarks
+    count = landmarks_of(count, kind, f"landmarks of rows.{key}")
     task = Task(opened.source, opened.views.rows, count, rng, last_labels(row.start))
     found = method.discover(task)
     figures = of_landmarks(task, lambda some: method.match(task.source, found.landmarks, some, opened.views.plain))

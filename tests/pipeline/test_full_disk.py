@@ -2,7 +2,6 @@
 
 import os
 import resource
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,8 +32,9 @@ def objects(root: Path, out: Path) -> None:
 
 
 def bundle(root: Path, out: Path) -> None:
-    shutil.copytree(root / "artifacts/detectors/pixels", out, dirs_exist_ok=True)
-    (out / sums.FILE).unlink()
+    source = root / "artifacts/detectors/pixels"
+    for name in ("detector.json", "model/model.json"):
+        writing.write(out / name, (source / name).read_bytes())
     sums.write_sums(out)
 
 

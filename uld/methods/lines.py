@@ -9,7 +9,7 @@ from uld.base.errors import ParamsError
 from uld.base.params import CLOSED
 from uld.methods.base import Method
 
-MOST = 10_000  # landmarks
+MOST = 1_000_000  # landmarks
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -32,7 +32,10 @@ class RowParams:
 
 
 def landmarks_of(count: int, kind: type[Method], key: str) -> int:
-    """K, which stands at the dotted `key` of params.yaml.
+    """K, if the method can find so many.
+
+    Args:
+        key: where it stands in params.yaml, for the message.
 
     Raises:
         ParamsError: the method cannot find so many landmarks.
