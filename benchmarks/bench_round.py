@@ -13,7 +13,7 @@ from timing import Ways, measure, report, run, same
 
 from uld.artifacts.labels import Labels
 from uld.base import random, runtime
-from uld.diffusion import store
+from uld.diffusion import building, store
 from uld.diffusion.store import Features, FeatureStore
 from uld.geometry import coords
 from uld.geometry.frames import Frames
@@ -45,7 +45,7 @@ def make(folder: Path, rows: int, shapes: dict[str, tuple[int, int, int]]) -> St
         (folder / name).mkdir()
     with contextlib.redirect_stdout(io.StringIO()):  # the progress bar
         spec, scratch = {"rows": rows}, folder / "scratch"
-        store.build(folder / "x.zarr", scratch, spec, layout, folder / "backbone", compute, shapes)
+        building.build(folder / "x.zarr", scratch, spec, layout, folder / "backbone", compute, shapes)
     box = np.tile([0.0, 0.0, SIDE, SIDE], (rows, 1))
     affine = coords.crop(box, 0, SIDE)
     frames = Frames(affine, box, lambda at: np.ones((len(at), SIDE, SIDE), bool), SIDE, GRID)

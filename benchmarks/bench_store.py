@@ -22,7 +22,7 @@ from timing import Ways, measure, report, run, same
 from zarr.codecs import BloscCodec
 
 from uld.base import random
-from uld.diffusion import store
+from uld.diffusion import building, store
 from uld.diffusion.store import Features, FeatureStore
 from uld.images import cut
 
@@ -45,7 +45,7 @@ def build(folder: Path, data: Half) -> None:
     fill(folder, len(data), data.shape[1], compute, dict.fromkeys(NAMES, (c, h, w)))
 
 
-def fill(folder: Path, rows: int, views: int, compute: store.Compute, shapes: store.Shapes) -> Path:
+def fill(folder: Path, rows: int, views: int, compute: building.Compute, shapes: building.Shapes) -> Path:
     """Make a store of training images in `views` views."""
     for name in ("scratch", "backbone"):
         (folder / name).mkdir(parents=True)
@@ -53,7 +53,7 @@ def fill(folder: Path, rows: int, views: int, compute: store.Compute, shapes: st
     layout = store.lay_out(bank, np.zeros(views, bool), np.empty((0, 2, 3)), np.ones(rows, bool))
     with contextlib.redirect_stdout(io.StringIO()):  # the progress bar
         place, spec = folder / "x.zarr", {"rows": rows}
-        store.build(place, folder / "scratch", spec, layout, folder / "backbone", compute, shapes)
+        building.build(place, folder / "scratch", spec, layout, folder / "backbone", compute, shapes)
     return place
 
 
@@ -68,7 +68,7 @@ def files(folder: Path, data: Half) -> None:
 def row_by_row(folder: Path, data: Half) -> None:
     """A chunk a view in compressed shards, each row written when it is ready: its shard is read and written again."""
     rows, views, _, *shape = data.shape
-    shard = max(1, store.shard_items(dict.fromkeys(NAMES, (shape[0], shape[1], shape[2]))) // views)
+    shard = max(1, building.shard_items(dict.fromkeys(NAMES, (shape[0], shape[1], shape[2]))) // views)
     group = zarr.open_group(folder / "x.zarr", mode="w")
     for n, name in enumerate(NAMES):
         array = group.create_array(
@@ -230,7 +230,7 @@ def stalls(root: Path, shapes: dict[str, tuple[int, int, int]], rows: int, secon
         found["uld"].append(timeline(fresh(root, "uld"), shapes, rows, seconds))
 
     def in_turn() -> None:
-        with mock.patch.object(store, "ThreadPoolExecutor", InTurn):
+        with mock.patch.object(building, "ThreadPoolExecutor", InTurn):
             found["in turn"].append(timeline(fresh(root, "in turn"), shapes, rows, seconds))
 
     took, _ = measure({"uld": ours, "in turn": in_turn}, repeats)
@@ -257,7 +257,7 @@ def main(small: bool) -> None:
         verify_crops(root, 8 if small else 4000, repeats)
         write_rows(root, data[:few], repeats)
         if small:
-            with mock.patch.object(store, "SHARD_BYTES", 20_000):
+            with mock.patch.object(building, "SHARD_BYTES", 20_000):
                 stalls(root, dict.fromkeys(NAMES, shape[1:]), 80, 1e-4, repeats)
         else:
             stalls(root, SD15, 400, PASS, repeats)

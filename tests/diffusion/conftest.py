@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, UNet2DConditi
 from safetensors.torch import save_file
 
 from tests.diffusion.filling import SHARD_BYTES, build
-from uld.diffusion import backbone, store
+from uld.diffusion import backbone, building
 from uld.diffusion.backbone import Backbone
 
 WIDTH = 32  # of the prompt
@@ -118,7 +118,7 @@ def sd(sd_folder: Path) -> Backbone:
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "SHARD_BYTES", SHARD_BYTES)
+    monkeypatch.setattr(building, "SHARD_BYTES", SHARD_BYTES)
 
 
 @pytest.fixture

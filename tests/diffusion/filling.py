@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from uld.base.scratch import scratch_folder
-from uld.diffusion import store
+from uld.diffusion import building, store
 from uld.diffusion.store import Features
 from uld.geometry import coords
 
@@ -43,7 +43,7 @@ def build(folder: Path, fill: Any = compute, rows: int = ROWS) -> Path:
     (network / "unet/config.json").write_text('{"made": "up"}')
     spec = {"rows": rows, "seed": 3}
     scratch = scratch_folder(f"test-{folder.name}", **spec)
-    store.build(path, scratch, spec, layout, network, fill, SHAPES)
+    building.build(path, scratch, spec, layout, network, fill, SHAPES)
     return path
 
 

@@ -15,7 +15,7 @@ import torch
 
 from uld.base import runtime, stop
 from uld.base.errors import ArtifactError, ULDError
-from uld.diffusion import backbone, extract, reduce, store
+from uld.diffusion import backbone, building, extract, reduce
 from uld.diffusion.backbone import Backbone
 from uld.diffusion.extract import StoreParams, ViewParams
 from uld.diffusion.extractor import Extractor, ReadoutParams
@@ -96,18 +96,18 @@ def test_another_split_is_another_store(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing of an unfinished run of another split is used: images may have other views there."""
-    monkeypatch.setattr(store, "SHARD_BYTES", 1)  # an item a shard
-    write = store._write_shard
+    monkeypatch.setattr(building, "SHARD_BYTES", 1)  # an item a shard
+    write = building._write_shard
 
     def stop_there(chunks: Any, place: str, *rest: Any) -> None:
         if place == "of rows 4..4":
             raise RuntimeError
         write(chunks, place, *rest)
 
-    monkeypatch.setattr(store, "_write_shard", stop_there)
+    monkeypatch.setattr(building, "_write_shard", stop_there)
     with pytest.raises(RuntimeError):
         fill()
-    monkeypatch.setattr(store, "_write_shard", write)
+    monkeypatch.setattr(building, "_write_shard", write)
     again = fill(boxes=photographs[1].assign(split=["test"] * 2 + ["train"] * 5))
     assert again.layout.items[:3].tolist() == [[0, 0], [0, 3], [0, 4]]
     near(again.read(np.arange(2), 3), read(reader, crops32.images(slice(0, 2))[:, ::-1, ::-1]))
@@ -147,7 +147,7 @@ def test_the_shard_size_changes_no_value(fill: Callable[..., FeatureStore], monk
     """At the same images a pass, bit for bit."""
     monkeypatch.setenv("ULD_BATCH", "2")
     whole = fill("whole")
-    monkeypatch.setattr(store, "SHARD_BYTES", 4 * item_bytes(whole))
+    monkeypatch.setattr(building, "SHARD_BYTES", 4 * item_bytes(whole))
     parts = fill("parts")
     assert (whole.spec["shard"], parts.spec["shard"]) == (21, 4)
     got, want = all_of(parts), all_of(whole)
@@ -228,7 +228,7 @@ def test_memory_does_not_grow_with_the_images(
     reader = Extractor(pixel, ReadoutParams(((0, 1), (1, 0)), (24,), "add_noise", 50, "float32"), 0)
     one = StoreParams(True, "features", (ViewParams(False, 0, 1),))
     monkeypatch.setenv("ULD_BATCH", "4")
-    monkeypatch.setattr(store, "SHARD_BYTES", 200_000)
+    monkeypatch.setattr(building, "SHARD_BYTES", 200_000)
     peaks = []
     for rows in (8, 32, 128):  # the first one warms up
         boxes = pd.DataFrame({"split": ["train"] * rows})
@@ -272,8 +272,8 @@ def test_an_interrupted_reduction_goes_on_with_the_same_one(
 ) -> None:
     reduced = ReduceParams(dims=4, images=3)
     whole = fill("whole", reduced)
-    monkeypatch.setattr(store, "SHARD_BYTES", 1)  # an item a shard
-    write, seen = store._write_shard, []
+    monkeypatch.setattr(building, "SHARD_BYTES", 1)  # an item a shard
+    write, seen = building._write_shard, []
 
     def writing(chunks: Any, place: str, *rest: Any) -> None:
         seen.append(place)
@@ -281,7 +281,7 @@ def test_an_interrupted_reduction_goes_on_with_the_same_one(
             os.kill(os.getpid(), signal.SIGTERM)
         write(chunks, place, *rest)
 
-    monkeypatch.setattr(store, "_write_shard", writing)
+    monkeypatch.setattr(building, "_write_shard", writing)
     with pytest.raises(stop.Interrupted, match="2 of 21 shards are kept"):
         fill("part", reduced)
     monkeypatch.setattr(reduce, "fit", None)  # not again

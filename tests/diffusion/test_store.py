@@ -29,7 +29,7 @@ from tests.diffusion.filling import (
 )
 from uld.base.errors import ArtifactError
 from uld.base.scratch import scratch_folder
-from uld.diffusion import store
+from uld.diffusion import building, store
 from uld.diffusion.store import Features, FeatureStore
 from uld.geometry import coords
 
@@ -82,18 +82,18 @@ def test_layout_is_as_documented(whole: Path) -> None:
 
 
 def test_memory_is_bounded_by_the_shard() -> None:
-    tall: store.Shapes = {"l": (5120, 64, 64)}  # one item is 42 MB
-    assert store.shard_items(tall) == 1
-    few, many = ({f"l{n}": (1, 1, 1) for n in range(count * store.FEW)} for count in (1, 10))
-    assert store.shard_items(few) == store.shard_items(many) == store.SHARD_BYTES // (2 * store.FEW)
-    assert store.shard_items(SHAPES) * 2 * (3 * 16 + 2 * 64) <= store.SHARD_BYTES
+    tall: building.Shapes = {"l": (5120, 64, 64)}  # one item is 42 MB
+    assert building.shard_items(tall) == 1
+    few, many = ({f"l{n}": (1, 1, 1) for n in range(count * building.FEW)} for count in (1, 10))
+    assert building.shard_items(few) == building.shard_items(many) == building.SHARD_BYTES // (2 * building.FEW)
+    assert building.shard_items(SHAPES) * 2 * (3 * 16 + 2 * 64) <= building.SHARD_BYTES
 
 
 def test_a_batch_is_written_while_the_next_one_is_computed(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And not the one after that: two are in memory. A shard begins when the one before it is on disk."""
-    write, begun, seen = store._write, threading.Event(), []
+    write, begun, seen = building._write, threading.Event(), []
 
     def writing(*part: Any) -> None:
         assert begun.wait(60)
@@ -106,10 +106,10 @@ def test_a_batch_is_written_while_the_next_one_is_computed(
             seen.append("begun")
             if number == 1:
                 begun.set()
-            assert seen.count("begun") <= seen.count("written") + store.IN_FLIGHT
+            assert seen.count("begun") <= seen.count("written") + building.IN_FLIGHT
             yield part
 
-    monkeypatch.setattr(store, "_write", writing)
+    monkeypatch.setattr(building, "_write", writing)
     assert digest(build(tmp_path / "b", computing)) == digest(whole)
     assert seen.count("written") == 4 * 2  # shards of 6, 6, 6 and 4 items, in batches of 3
 

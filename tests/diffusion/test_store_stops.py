@@ -15,7 +15,7 @@ import pytest
 from tests.diffusion.filling import Counting, build, digest, fail
 from uld.base import stop
 from uld.base.scratch import scratch_folder
-from uld.diffusion import store
+from uld.diffusion import building
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,17 +48,17 @@ def test_a_signal_in_the_last_shard_lets_it_finish(tmp_path: Path, whole: Path) 
 
 
 def test_a_full_disk_keeps_the_finished_shards(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = store._write_shard
+    write = building._write_shard
 
     def full(chunks: Any, place: str, *rest: Any) -> None:
         if place == "of rows 6..8":  # the third shard: 12 items of six rows are before it
             raise OSError(errno.ENOSPC, "No space left on device")
         write(chunks, place, *rest)
 
-    monkeypatch.setattr(store, "_write_shard", full)
+    monkeypatch.setattr(building, "_write_shard", full)
     with pytest.raises(OSError, match="No space left"):
         build(tmp_path / "b")
-    monkeypatch.setattr(store, "_write_shard", write)
+    monkeypatch.setattr(building, "_write_shard", write)
     second = Counting()
     assert digest(build(tmp_path / "b", second)) == digest(whole)
     assert second.first == [12, 18]
@@ -146,7 +146,7 @@ def test_scratch_on_another_disk(tmp_path: Path, whole: Path, monkeypatch: pytes
         named.append(Path(target).name)
         rename(source, target)
 
-    monkeypatch.setattr(store.os, "replace", across)
+    monkeypatch.setattr(building.os, "replace", across)
     path = build(tmp_path / "b")
     assert digest(path) == digest(whole)
     assert "trained.zarr" in named
@@ -167,11 +167,11 @@ from pathlib import Path
 from tests.diffusion import filling
 from uld.base import stop
 from uld.base.scratch import scratch_folder
-from uld.diffusion import store
+from uld.diffusion import building
 
-compute, write = filling.compute, store._write
+compute, write = filling.compute, building._write
 {more}
-store.SHARD_BYTES = filling.SHARD_BYTES
+building.SHARD_BYTES = filling.SHARD_BYTES
 stop.run(lambda: filling.build(Path({folder!r}), compute) and None)
 """
 IN_THE_MIDDLE = {  # what is being done, how, and the shards that are to be computed again
@@ -196,7 +196,7 @@ def half(chunks, part, place):
         print("now", flush=True)
         time.sleep(0.05)
     write(chunks, dict(others), place)
-store._write = half
+building._write = half
 """,
         [6, 12, 18],
     ),
@@ -227,14 +227,14 @@ from collections.abc import Callable
 from pathlib import Path
 from tests.diffusion import filling
 from uld.base import ranks
-from uld.diffusion import store
+from uld.diffusion import building
 
 def computing(first, end):
     Path({folder!r}, "computed").mkdir(parents=True, exist_ok=True)
     Path({folder!r}, "computed", f"{{first}}").touch(exist_ok=False)  # by one process
     return filling.compute(first, end)
 
-store.SHARD_BYTES = filling.SHARD_BYTES
+building.SHARD_BYTES = filling.SHARD_BYTES
 ranks.divided(lambda: filling.build(Path({folder!r}), computing) and None)
 """
 

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from uld.diffusion import store
+from uld.diffusion import building, store
 from uld.diffusion.store import Features, FeatureStore
 from uld.geometry import coords, sampling
 from uld.geometry.frames import Frames, corners
@@ -79,7 +79,7 @@ def make(folder: Path, views: tuple[tuple[bool, float, float], ...] = VIEWS, con
     path = folder / "trained.zarr"
     for name in ("scratch", "backbone"):
         (folder / name).mkdir()
-    store.build(path, folder / "scratch", spec, layout, folder / "backbone", compute, SHAPES)
+    building.build(path, folder / "scratch", spec, layout, folder / "backbone", compute, SHAPES)
     return Texture(FeatureStore(path), cut, boxes, dots)
 
 

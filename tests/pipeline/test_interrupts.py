@@ -12,33 +12,33 @@ import pytest
 
 from kills import kills
 from smoke.project import Project
-from uld.diffusion import store
+from uld.diffusion import building
 
 ITEMS = 16 * 3 + 8 * 3  # of training images in the bank's views, of test images untouched and under two warps
 
 # one item a shard; dies without a word after writing the sixth and before noting that it did
 FEATURES = """
 import os, runpy, signal
-from uld.diffusion import store
-store.SHARD_BYTES, finish = 1, store._finish
+from uld.diffusion import building
+building.SHARD_BYTES, finish = 1, building._finish
 def finishing(scratch, first, chunks):
     if first == 5:
         os.kill(os.getpid(), signal.SIGKILL)
     finish(scratch, first, chunks)
-store._finish = finishing
+building._finish = finishing
 runpy.run_path("stages/features.py", run_name="__main__")
 """
 
 
 def test_features_go_on_after_kill_9(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    computed, finish = [], store._finish
+    computed, finish = [], building._finish
 
     def finishing(scratch: Path, first: int, chunks: Any) -> None:
         computed.append(first)
         finish(scratch, first, chunks)
 
-    monkeypatch.setattr(store, "SHARD_BYTES", 1)
-    monkeypatch.setattr(store, "_finish", finishing)
+    monkeypatch.setattr(building, "SHARD_BYTES", 1)
+    monkeypatch.setattr(building, "_finish", finishing)
     path = project.root / "artifacts/features/trained.zarr"
     path.rename(path.with_name("first.zarr"))
     assert project.attempt(sys.executable, "-c", FEATURES, "trained").returncode == -signal.SIGKILL

@@ -20,12 +20,12 @@ pytestmark = pytest.mark.cpu  # two processes want two GPUs
 # one item a shard
 SHARDS = """
 import os, runpy
-from uld.diffusion import store
-store.SHARD_BYTES, finish = 1, store._finish
+from uld.diffusion import building
+building.SHARD_BYTES, finish = 1, building._finish
 def finishing(scratch, first, chunks):
     os.write(1, b"<%d>" % first)  # in one piece: the processes share the pipe
     finish(scratch, first, chunks)
-store._finish = finishing
+building._finish = finishing
 runpy.run_path("stages/features.py", run_name="__main__")
 """
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")

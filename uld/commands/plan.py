@@ -24,9 +24,9 @@ from uld.base.scratch import scratch_root
 from uld.commands import blocks, doctor
 from uld.diffusion import backbone, pinned, training
 from uld.diffusion.backbone import DTYPES, Backbone, Codec
+from uld.diffusion.building import IN_FLIGHT
 from uld.diffusion.extract import StoreParams
 from uld.diffusion.extractor import Extractor
-from uld.diffusion.store import IN_FLIGHT
 
 EFFICIENCY = 0.5  # of a matrix product's speed; benchmarks/bench_sd.py prints what this machine reaches
 TOKENS = 77  # of the empty text

@@ -18,8 +18,8 @@ from uld.base import runtime
 from uld.base.errors import ULDError
 from uld.base.params import CLOSED
 from uld.base.scratch import scratch_folder
-from uld.diffusion import reduce, store
-from uld.diffusion.store import Features, FeatureStore
+from uld.diffusion import building, reduce
+from uld.diffusion.store import BACKBONE, Features, FeatureStore
 from uld.models.base import Model
 from uld.models.heads import AGGREGATED, BASE, Heads
 
@@ -74,4 +74,4 @@ def fill(path: Path, parent: FeatureStore, model: Heads, made_of: str, name: str
 
     cells = (model.grid, model.grid)
     shapes = {BASE: (model.dims, *cells), AGGREGATED: (model.aggregate.width, *cells)}
-    store.build(path, scratch, spec, parent.layout, parent.path / store.BACKBONE, compute, shapes)
+    building.build(path, scratch, spec, parent.layout, parent.path / BACKBONE, compute, shapes)

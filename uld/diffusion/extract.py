@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 from uld.base import random, ranks, runtime
 from uld.base.params import CLOSED
 from uld.base.scratch import scratch_folder
-from uld.diffusion import reduce, store
+from uld.diffusion import building, reduce, store
 from uld.diffusion.extractor import Extractor
 from uld.diffusion.reduce import ReduceParams, Reduction
 from uld.diffusion.store import LATENT, Features, Layout
@@ -95,7 +95,7 @@ def fill(
         pixels = _Pixels(crops, layout.items[:, 0], reader)
         _, example = next(runtime.in_batches(kept, 1))
         shapes = {name: (int(v.shape[1]), int(v.shape[2]), int(v.shape[3])) for name, v in example.items()}
-        store.build(path, scratch, spec, layout, folder, compute, shapes)
+        building.build(path, scratch, spec, layout, folder, compute, shapes)
 
 
 def arrange(params: StoreParams, warps: Affine, train: NDArray[np.bool_], size: int) -> Layout:
