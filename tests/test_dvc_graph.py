@@ -1,6 +1,7 @@
 """dvc.yaml, params.yaml and the code agree: each stage depends on the code it runs, every key is read."""
 
 import ast
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,14 @@ def test_lists_of_code_name_the_method_and_model_of_their_line_and_no_others(pro
     assert not [name for name in lists if name.startswith("features/") and "uld/methods/" in lists[name]]
 
 
-@pytest.mark.parametrize("name", ["a; touch owned", "$(touch owned)", "../../a", "-m", "a b", "a\n", ""])
-def test_a_name_that_a_shell_or_a_path_would_take_for_more_is_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["a; touch owned", "$(touch owned)", "../../a", "-m", "a b", "a\n", "a.b", ""])
+@pytest.mark.parametrize("table", sorted(body["foreach"].strip("${}") for body in STAGES.values() if "foreach" in body))
+def test_a_name_that_a_shell_or_a_path_would_take_for_more_is_refused(table: str, name: str, tmp_path: Path) -> None:
     tree = params.load(graph.ROOT / "params.yaml")
-    tree["rows"][name] = tree["rows"]["duld"]
-    with pytest.raises(ParamsError, match=r"(?s)params.yaml: rows: '.*' is no name of a line: take letters"):
-        code.lists(graph.ROOT, GRAPH, tree)
+    tree[table][name] = None
+    (tmp_path / "params.yaml").write_text(json.dumps(tree))
+    with pytest.raises(ParamsError, match=rf"params.yaml: {table}: a line is called .*: take a name of letters"):
+        params.load(tmp_path / "params.yaml")
 
 
 @pytest.mark.parametrize("project", PROJECTS, ids=lambda path: path.name)

@@ -4,7 +4,6 @@ A list holds what the stage's script imports, and of each table (methods, models
 params.yaml makes this stage open. So a new method changes no list, and an edited one those of its own rounds and rows.
 """
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ from uld.base.imports import Code
 from uld.base.params import find
 
 Tree = dict[str, Any]  # params.yaml, or dvc.yaml
-
-WORD = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)
 
 # what params.yaml calls its tables, and the words of their lines that say what is opened
 STARTS, AGGREGATED, ROUNDS, ROWS = "starts", "aggregated", "rounds", "rows"
@@ -41,27 +38,13 @@ def lists(root: Path, graph: Tree, params: Tree) -> dict[str, str]:
 
 
 def instances(graph: Tree, params: Tree) -> Iterator[tuple[str, str | None]]:
-    """Every stage but `code`: its name, and its line where it is one of a `foreach`.
-
-    Raises:
-        ParamsError: the name of a line is more than a word.
-    """
+    """Every stage but `code`: its name, and its line where it is one of a `foreach`."""
     for stage, body in graph["stages"].items():
         if "foreach" in body:
             table = str(body["foreach"]).strip("${} ")
-            yield from ((stage, _word(str(key), table)) for key in find(params, table) or {})
+            yield from ((stage, str(key)) for key in find(params, table) or {})
         elif stage != "code":
             yield stage, None
-
-
-def _word(key: str, table: str) -> str:
-    """The name of a line, which DVC puts into the command of a shell: nothing in it may mean something there."""
-    if not WORD.fullmatch(key):
-        raise ParamsError(
-            f"params.yaml: {table}: '{key}' is no name of a line: take letters, digits, '_', '-', '.' and '+', and "
-            "begin with a letter or digit."
-        )
-    return key
 
 
 def files(code: Code, stage: str, key: str | None, params: Tree) -> list[str]:
