@@ -21,7 +21,7 @@ def main() -> None:
     opened = open_model(row.start)
     rng = random.rng(params.read(int, "seed"), f"discover-{row.method}")
     count = params.read(int, "landmarks") if row.landmarks is None else row.landmarks
-    count = landmarks_of(count, kind, f"landmarks of rows.{key}")
+    count = landmarks_of(count, kind, f"params.yaml: landmarks of rows.{key}")
     task = Task(opened.source, opened.views.rows, count, rng, last_labels(row.start))
     found = method.discover(task)
     figures = of_landmarks(task, lambda some: method.match(task.source, found.landmarks, some, opened.views.plain))

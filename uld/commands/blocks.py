@@ -17,7 +17,7 @@ from uld.diffusion.pinned import PinnedParams
 from uld.diffusion.reduce import ReduceParams
 from uld.diffusion.training import TrainParams
 from uld.evaluate.protocols import EvaluateParams
-from uld.methods.lines import RoundParams, RowParams
+from uld.methods.lines import RoundParams, RowParams, landmarks_of
 from uld.report.source import ReportParams
 from uld.training.bootstrap import teacher
 
@@ -216,13 +216,16 @@ def _of_rounds(tree: Tree) -> Iterator[str]:
 
 
 def _few(tree: Tree) -> Iterator[str]:
-    """Rounds and rows with fewer landmarks than their method needs."""
+    """Rounds and rows with fewer or more landmarks than their method can find."""
     for table in ("rounds", "rows"):
         for name, line in tree[table].items():
             key, count = f"{table}.{name}.landmarks", line.get("landmarks")
             key, count = ("landmarks", tree["landmarks"]) if count is None else (key, count)
-            if line["method"] in tree[METHODS] and count < methods.load(line["method"]).fewest:
-                yield f"{key}: {table}.{name} is of method '{line['method']}', which needs 1 at least, not {count}."
+            if line["method"] in tree[METHODS]:
+                try:
+                    landmarks_of(count, methods.load(line["method"]), f"{key}: {table}.{name}")
+                except ParamsError as error:
+                    yield str(error)
 
 
 def _of_lines(tree: Tree) -> Iterator[str]:

@@ -31,15 +31,15 @@ class RowParams:
     landmarks: Annotated[int, Field(ge=0)] | None = None  # K; None: that of the rounds
 
 
-def landmarks_of(count: int, kind: type[Method], key: str) -> int:
+def landmarks_of(count: int, kind: type[Method], where: str) -> int:
     """K, if the method can find so many.
 
     Args:
-        key: where it stands in params.yaml, for the message.
+        where: what says so, for the message.
 
     Raises:
         ParamsError: the method cannot find so many landmarks.
     """
     if not kind.fewest <= count <= MOST:
-        raise ParamsError(f"params.yaml: {key}: {kind.__name__} finds {kind.fewest} to {MOST} landmarks, not {count}.")
+        raise ParamsError(f"{where}: {kind.__name__} finds {kind.fewest} to {MOST} landmarks, not {count}.")
     return count
