@@ -109,6 +109,7 @@ def write_json(path: Path, tree: dict[str, Any]) -> None:
     """Sorted JSON, floats rounded to 6 digits. NaN and infinity raise: they would poison `dvc metrics diff`."""
 
     def plain(node: Any, where: str) -> Any:
+        """A tree as JSON's own types; `where` it stands, for the message."""
         if isinstance(node, dict):
             return {str(k): plain(v, f"{where}.{k}") for k, v in node.items()}
         if isinstance(node, (list, tuple)):
@@ -173,6 +174,7 @@ def read_arrays(path: Path, made_by: str) -> dict[str, Any]:
     arrays: dict[str, Any] = {}
 
     def visit(name: str, node: Any) -> None:
+        """Keep a dataset, as HDF5 goes through the file."""
         if isinstance(node, h5py.Dataset):
             text = h5py.check_string_dtype(node.dtype) is not None
             arrays[name] = np.array(node.asstr()[:], dtype=object) if text else node[...]

@@ -89,6 +89,8 @@ def whole(part: torch.Tensor, count: int) -> torch.Tensor:
 
 
 class _Whole(torch.autograd.Function):
+    """The parts of all processes, one after the other."""
+
     @staticmethod
     def forward(ctx: Any, part: torch.Tensor) -> torch.Tensor:
         part = part.contiguous()  # bytes are exchanged: the buffers must be laid out as they are
