@@ -12,6 +12,7 @@ from uld.base import params
 from uld.base.errors import DataError, ParamsError
 from uld.images import Pixels
 from uld.roi import Box
+from uld.roi.boxes import Boxes, BoxesParams
 from uld.roi.full import Full, FullParams
 
 BOX = Box(1, 1, 5, 5, 0.7)
@@ -67,6 +68,19 @@ def test_too_many_missing_names_images_and_remedy(photos: tuple[Path, pd.DataFra
         roi.locate(root, index, [Some("one", "00.png")], 0.5)
     with pytest.raises(DataError, match=r"no image of split 'test'.*add `full`"):
         roi.locate(root, index, [Some("one", " ".join(index["image"][::2]))], 1.0)
+
+
+def test_a_box_of_an_unknown_image_is_an_error(photos: tuple[Path, pd.DataFrame]) -> None:
+    root, index = photos
+    (root / "boxes.csv").write_text("image,x1,y1,x2,y2\n00.png,1,1,5,5\n0O.png,1,1,5,5\nz.png,1,1,5,5\n")
+    context = roi.Context(root, root)
+    providers = [Boxes(BoxesParams("boxes.csv"), context), Full(FullParams(), context)]
+    with pytest.raises(DataError, match=r"^provider boxes:.* has a box of '0O.png' and 1 more, which is no file of"):
+        roi.locate(root, index, providers, 0.0)
+    unreadable = index[index["status"] != "ok"]["image"].iloc[0]
+    (root / "boxes.csv").write_text(f"image,x1,y1,x2,y2\n{unreadable},1,1,5,5\n")
+    found, _ = roi.locate(root, index, [Boxes(BoxesParams("boxes.csv"), context), providers[1]], 0.0)
+    assert (found["provider"] == "full").all()
 
 
 @pytest.mark.parametrize("box", [Box(20, 1, 30, 5, 1), Box(-9, 1, -0.6, 5, 1), Box(1, -9, 2, -1, 1)])

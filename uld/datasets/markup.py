@@ -73,6 +73,7 @@ def _keypoints(path: Path) -> tuple[list[dict[str, Any]], dict[Any, str]]:
     if not isinstance(tree, dict) or not all(isinstance(tree.get(key), list) for key in ("images", "annotations")):
         raise _no_coco(path, "it needs lists `images` and `annotations`")
     names: dict[Any, str] = {}
+    seen: set[str] = set()
     for image in tree["images"]:
         number, name = (image.get("id"), image.get("file_name")) if isinstance(image, dict) else (None, None)
         if not isinstance(number, (int, str)) or isinstance(number, bool) or not isinstance(name, str):
@@ -80,7 +81,10 @@ def _keypoints(path: Path) -> tuple[list[dict[str, Any]], dict[Any, str]]:
             raise _no_coco(path, f"an image needs an `id` and a text `file_name`, and this has none: {said}")
         if number in names:
             raise DataError(f"{path}: two images have the id {short(number)}: give each an id of its own.")
+        if name in seen:
+            raise DataError(f"{path}: two images have the file_name '{short(name)}': keep one, with its annotations.")
         names[number] = name
+        seen.add(name)
     marked = [one for one in tree["annotations"] if not isinstance(one, dict) or one.get("keypoints")]
     if not marked:
         raise DataError(f"{path} holds no annotation with keypoints: add some, or remove the file.")

@@ -16,6 +16,7 @@ from rich.progress import track
 from uld.base import runtime
 from uld.base.errors import DataError, ParamsError
 from uld.base.params import CLOSED
+from uld.base.shown import short
 from uld.images import Pixels
 from uld.images.decode import ahead, decode
 from uld.roi.base import Box, Context, Provider
@@ -100,8 +101,9 @@ def locate(
         The tables boxes.csv (sorted by image) and missing.csv of docs/artifacts.md.
 
     Raises:
-        DataError: no box for more than `max_missing` of the images, or for all of a split.
+        DataError: no box for more than `max_missing` of the images, or for all of a split; a box of an unknown image.
     """
+    _refuse_unknown(providers, set(index["image"]))
     usable = index[index["status"] == "ok"].sort_values("image", ignore_index=True)[["image", "split"]]
     labels = {provider.label: code for code, provider in enumerate(providers)}
     values = np.zeros((len(usable), 5))
@@ -117,6 +119,17 @@ def locate(
     missing = usable[code < 0].assign(reason=f"no box from {', '.join(labels)}")
     _refuse_missing(usable, missing, max_missing)
     return boxes[code >= 0].reset_index(drop=True), missing.reset_index(drop=True)
+
+
+def _refuse_unknown(providers: list[Provider], images: set[str]) -> None:
+    """A misspelt id would leave its image to the next provider without a word."""
+    for provider in providers:
+        if unknown := sorted(provider.listed - images):
+            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            raise DataError(
+                f"provider {provider.label} has a box of '{short(unknown[0])}'{more}, which is no file of the data "
+                "set: correct the path (relative to the folder) or remove the line."
+            )
 
 
 def _batches(root: Path, ids: list[str]) -> Iterator[tuple[list[Pixels], list[str]]]:

@@ -41,13 +41,15 @@ class Provider(ABC):
 
     `Params` is the block `roi_providers.<name>` of params.yaml; `label` goes into boxes.csv and names the weights where
     there are any; `general` says whether it works on photographs outside the data set too; `opens` are those of its
-    params that name a file or folder that it reads.
+    params that name a file or folder that it reads; `listed` are ids of images, where it has a list
+    of their boxes.
     """
 
     Params: ClassVar[type]
     general: ClassVar[bool] = True
     opens: ClassVar[tuple[str, ...]] = ()
     label: str
+    listed: frozenset[str] = frozenset()
 
     @abstractmethod
     def __init__(self, params: Any, context: Context) -> None:

@@ -62,6 +62,7 @@ class Boxes(Provider):
         table.refuse((images == "").to_numpy(), lambda _: "a box without an image: name it, or remove the line.")
         table.refuse(images.duplicated().to_numpy(), lambda row: f"a second box of '{images[row]}': keep one line.")
         self._row = {name: row for row, name in enumerate(images)}
+        self.listed = frozenset(self._row)
         self.label = f"boxes:{fingerprint([path])}"
 
     def detect(self, images: list[Pixels], ids: list[str]) -> list[Box | None]:
