@@ -75,14 +75,9 @@ def main(small: bool) -> None:
         views = make(Path(name), rows, shapes)
         images = LabelledImages(labels(rows), views, list(shapes))
         sizes = [shape[0] for shape in shapes.values()]
-        head = Heads(
-            Frozen(list(shapes), sizes, 64, GRID, "image"),
-            Aggregator(list(shapes), sizes, 32, 64, 8, GRID),
-            48,
-            "linear",
-        ).to(runtime.device())
-        with torch.no_grad():
-            head.base.projection.normal_()
+        base = Frozen(list(shapes), sizes, 64, GRID, "image")
+        base.projection.normal_()
+        head = Heads(base, Aggregator(list(shapes), sizes, 32, 64, 8, GRID), 48, "linear").to(runtime.device())
         optimiser = torch.optim.Adam(head.parameters(), lr=p.lr)
         arrays = {n: zarr.open_array(Path(name) / "x.zarr" / n, mode="r") for n in shapes}
 

@@ -51,7 +51,10 @@ class Texture:
         return _view(self.crops, np.array([row]), self.store.views[view])[0]
 
 
-def make(folder: Path, views: tuple[tuple[bool, float, float], ...] = VIEWS, contrast: float = 0.6) -> Texture:
+def make(
+    folder: Path, views: tuple[tuple[bool, float, float], ...] = VIEWS, contrast: float = 0.6, spread: bool = False
+) -> Texture:
+    """Photographs and their features; `spread`: of channels of log-normal spread."""
     images = 8
     rng = np.random.default_rng(7)
     boxes = pd.DataFrame({"image": [f"{n}.png" for n in range(images)], "split": ["train"] * 6 + ["test"] * 2})
@@ -73,7 +76,8 @@ def make(folder: Path, views: tuple[tuple[bool, float, float], ...] = VIEWS, con
 
     def compute(first: int, end: int) -> Iterator[Features]:
         for row, view in layout.items[first:end]:
-            yield _features(_view(cut, np.array([row]), layout.views[view]))
+            features = _features(_view(cut, np.array([row]), layout.views[view]))
+            yield {name: value * _spread(value) for name, value in features.items()} if spread else features
 
     spec = {"rows": images, "crops": cut.fingerprint(), "backbone": "texture", "bank": [list(view) for view in views]}
     path = folder / "trained.zarr"
@@ -85,6 +89,11 @@ def make(folder: Path, views: tuple[tuple[bool, float, float], ...] = VIEWS, con
 
 def _view(cut: Crops, rows: np.ndarray, affine: np.ndarray) -> torch.Tensor:
     return sampling.warp(as_images(cut.images(rows), torch.device("cpu")), affine)
+
+
+def _spread(value: torch.Tensor) -> torch.Tensor:
+    """A factor (C, 1, 1) for each channel."""
+    return torch.randn(value.shape[1], 1, 1, generator=torch.Generator().manual_seed(3)).exp()
 
 
 def _features(images: torch.Tensor) -> Features:

@@ -1,6 +1,7 @@
 """The aggregator against a plain loop over maps, and checkpoints in the published format written here."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,8 +35,8 @@ def aggregator(aggregate_at: Literal["native", "grid"]) -> Aggregator:
     return randomised(Aggregator(NAMES, CHANNELS, 4, WIDTH, 2, GRID, aggregate_at))
 
 
-def resize(x: Tensor) -> Tensor:
-    return F.interpolate(x, (GRID, GRID), mode="bilinear", align_corners=False)
+def resize(x: Tensor, side: int = GRID) -> Tensor:
+    return F.interpolate(x, (side, side), mode="bilinear", align_corners=False)
 
 
 def bottleneck(state: dict[str, Tensor], prefix: str, x: Tensor, groups: int) -> Tensor:
@@ -46,16 +47,18 @@ def bottleneck(state: dict[str, Tensor], prefix: str, x: Tensor, groups: int) ->
     return (conv("conv3", conv("conv2", conv("conv1", x).relu(), 1).relu()) + conv("shortcut", x)).relu()
 
 
-def loop(state: dict[str, Tensor], maps: dict[str, Tensor], order: list[str], at: str, groups: int = 2) -> Tensor:
+def loop(
+    state: dict[str, Tensor], maps: dict[str, Tensor], order: list[str], at: str, groups: int = 2, side: int = GRID
+) -> Tensor:
     """Sum of w B(r): the i-th map has the i-th mixing weight, and the bottleneck of its layer."""
     layers = sorted({name.split("_")[0] for name in order})
     total = torch.zeros(())
     for weight, name in zip(state["mixing_weights"].softmax(0), order, strict=True):
         prefix = f"bottleneck_layers.{layers.index(name.split('_')[0])}.0"
         if at == "grid":
-            total = total + weight * bottleneck(state, prefix, resize(maps[name]), groups)
+            total = total + weight * bottleneck(state, prefix, resize(maps[name], side), groups)
         else:
-            total = total + weight * resize(bottleneck(state, prefix, maps[name], groups))
+            total = total + weight * resize(bottleneck(state, prefix, maps[name], groups), side)
     return total
 
 
@@ -105,31 +108,26 @@ def test_mixing_weights_are_a_softmax_over_all_maps() -> None:
 # --- published checkpoints ---
 
 
+def save_checkpoint(path: Path, channels: tuple[int, ...] = (6, 4, 2), maps: int = 6, **more: Tensor) -> Path:
+    """A file of random weights in the published format, by default for the layers and timesteps of SHAPES."""
+    rng = torch.Generator().manual_seed(2)
+    state = {"mixing_weights": torch.randn(maps, generator=rng)}
+    for layer, c in enumerate(channels):
+        sizes = {"conv1": (96, c, 1, 1), "conv2": (96, 96, 3, 3), "conv3": (384, 96, 1, 1), "shortcut": (384, c, 1, 1)}
+        for name, size in sizes.items():
+            prefix = f"bottleneck_layers.{layer}.0.{name}"
+            state[f"{prefix}.weight"] = torch.randn(size, generator=rng)
+            state[f"{prefix}.norm.weight"] = torch.randn(size[0], generator=rng)
+            state[f"{prefix}.norm.bias"] = torch.randn(size[0], generator=rng)
+    whole = {"step": 5000, "config": {"num_timesteps": 50}, "aggregation_network": state | more}
+    torch.save(whole | {"optimizer_state_dict": {"state": {}, "param_groups": [{"lr": 1e-3}]}}, path)
+    return path
+
+
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Callable[..., Path]:
-    """Writer of a file of random weights in the published format, for the layers and timesteps of SHAPES."""
-
-    def write(channels: tuple[int, ...] = (6, 4, 2), maps: int = 6, **more: Tensor) -> Path:
-        rng = torch.Generator().manual_seed(2)
-        state = {"mixing_weights": torch.randn(maps, generator=rng)}
-        for layer, c in enumerate(channels):
-            sizes = {
-                "conv1": (96, c, 1, 1),
-                "conv2": (96, 96, 3, 3),
-                "conv3": (384, 96, 1, 1),
-                "shortcut": (384, c, 1, 1),
-            }
-            for name, size in sizes.items():
-                prefix = f"bottleneck_layers.{layer}.0.{name}"
-                state[f"{prefix}.weight"] = torch.randn(size, generator=rng)
-                state[f"{prefix}.norm.weight"] = torch.randn(size[0], generator=rng)
-                state[f"{prefix}.norm.bias"] = torch.randn(size[0], generator=rng)
-        path = tmp_path / "published.pt"
-        whole = {"step": 5000, "config": {"num_timesteps": 50}, "aggregation_network": state | more}
-        torch.save(whole | {"optimizer_state_dict": {"state": {}, "param_groups": [{"lr": 1e-3}]}}, path)
-        return path
-
-    return write
+    """Writer of such a file."""
+    return partial(save_checkpoint, tmp_path / "published.pt")
 
 
 def test_published_weights_count_timesteps_first(checkpoint: Callable[..., Path]) -> None:

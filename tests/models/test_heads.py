@@ -16,7 +16,8 @@ from uld.models.pose import PoseVAE
 
 GRID, DIMS = 8, 6
 SHAPES = {"l00_t1": (5, 4, 4), "l10_t1": (3, 8, 8), "l10_t7": (3, 8, 8), "l20_t1": (2, 16, 16)}
-KINDS = ["linear", "convolution"]
+KINDS = ["linear", "convolution", "head", "aggregated"]
+OURS, PAPER = KINDS[:2], KINDS[2:]  # beginning at the training-free model, and without one
 
 
 def features(images: int = 4, seed: int = 0) -> dict[str, Tensor]:
@@ -27,6 +28,10 @@ def features(images: int = 4, seed: int = 0) -> dict[str, Tensor]:
     return {name: value * spread[name] + 4 * spread[name] for name, value in maps.items()}
 
 
+def dims_of(descriptor: str) -> int:
+    return 8 if descriptor == "aggregated" else DIMS
+
+
 def make(descriptor: Any = "linear", channels: int = 1) -> Heads:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
@@ -34,7 +39,9 @@ def make(descriptor: Any = "linear", channels: int = 1) -> Heads:
         base.projection.copy_(torch.randn(DIMS, 8))
         base.offset.copy_(torch.randn(DIMS))
         aggregate = Aggregator(["l10_t1", "l10_t7", "l20_t1"], [3, 3, 2], 4, 8, 4, GRID)
-        head = Heads(base, aggregate, 12, descriptor, channels)
+        head = Heads(
+            base if descriptor in OURS else None, aggregate, 12, descriptor, channels, dims=dims_of(descriptor)
+        )
     whole = features(64, seed=9)
     head.fit_scale({name: value[part] for name, value in whole.items()} for part in (slice(40), slice(40, 64)))
     return head
@@ -64,9 +71,10 @@ def spread_of(value: Tensor) -> np.ndarray:
 # --- the start ---
 
 
-@pytest.mark.parametrize("descriptor", KINDS)
+@pytest.mark.parametrize("descriptor", OURS)
 def test_describes_as_the_frozen_head_at_first(descriptor: str) -> None:
     head = make(descriptor)
+    assert head.base is not None
     found = head(features()).looks
     assert found.shape == (4, DIMS, GRID, GRID)
     torch.testing.assert_close(found, head.base.describe(features()), atol=1e-6, rtol=0)
@@ -84,7 +92,7 @@ def test_detects_next_to_nothing_at_first(channels: int) -> None:
 def test_the_names_it_reads() -> None:
     head = make()
     assert head.maps_read() == ["l00_t1", "l10_t1", "l10_t7", "l20_t1"] and (head.grid, head.dims) == (GRID, DIMS)
-    assert head.base.maps_read() == ["l00_t1", "l10_t1"]
+    assert head.base is not None and head.base.maps_read() == ["l00_t1", "l10_t1"]
     for name in head.maps_read():
         with pytest.raises(KeyError, match=name):
             head({key: value for key, value in features().items() if key != name})
@@ -97,22 +105,59 @@ def test_a_linear_descriptor_is_a_matrix_on_the_frozen_one() -> None:
     head = make()
     weight, bias = torch.randn(2, DIMS, DIMS, generator=torch.Generator().manual_seed(1))
     head.descriptor_head.load_state_dict({"weight": weight[:, :, None, None], "bias": bias[0]})
+    assert head.base is not None
     base = head.base.describe(features())
     want = F.normalize(base + torch.einsum("ij,bjyx->biyx", weight, base) + bias[0][:, None, None], dim=1)
     torch.testing.assert_close(head(features()).looks, want, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("descriptor", PAPER)
+def test_the_descriptors_of_the_paper(descriptor: str) -> None:
+    """F_ag of equation 2, and Psi_f(F_ag): nothing of a training-free model is in them."""
+    head = stir(make(descriptor))
+    assert head.base is None and head.maps_read() == ["l10_t1", "l10_t7", "l20_t1"]
+    means = {name: value.mean((2, 3), keepdim=True) for name, value in features().items()}
+    names = enumerate(head.aggregate.names)
+    read = {name: (features()[name] - means[name]) / head.get_buffer(f"scale{i}") for i, name in names}
+    want = head.aggregate(read)
+    if descriptor == "head":
+        conv, relu, norm, last = head.descriptor_head.children()
+        want = last(norm(relu(conv(want))))
+    torch.testing.assert_close(head(features()).looks, want / want.norm(dim=1, keepdim=True), atol=1e-5, rtol=0)
+    assert torch.equal(head.describe(features()), head(features()).looks) and want.shape[1] == head.dims
+
+
+@pytest.mark.parametrize("descriptor", KINDS)
+def test_what_a_published_checkpoint_reads_is_left_alone(descriptor: str) -> None:
+    """Neither a mean nor a spread is taken off: channels of log-normal spread go in as they are."""
+    rng = torch.Generator().manual_seed(4)
+    spread = {name: torch.randn(shape[0], 1, 1, generator=rng).exp() for name, shape in SHAPES.items()}
+    maps = {name: spread[name] * (value + 3) for name, value in features().items()}
+    head = stir(make(descriptor))
+    head.scaled = False
+    want = head.detector_head(head.aggregate(maps))
+    torch.testing.assert_close(logits_of(head, maps), want, atol=1e-5, rtol=1e-5)
+    head.scaled = True
+    assert not torch.allclose(logits_of(head, maps), want, atol=0.1)
 
 
 @pytest.mark.parametrize("descriptor", KINDS)
 def test_what_the_descriptors_teach(descriptor: str) -> None:
     """The aggregator, if the descriptors are made from its map; the detector never, and nothing of the frozen head."""
     head = stir(make(descriptor))
-    weight = torch.randn(DIMS, GRID, GRID, generator=torch.Generator().manual_seed(2))
+    weight = torch.randn(head.dims, GRID, GRID, generator=torch.Generator().manual_seed(2))
     (head.describe(features()) * weight).sum().backward()
     taught = {name.split(".")[0] for name, value in head.named_parameters() if value.grad is not None}
-    assert taught == ({"descriptor_head"} if descriptor == "linear" else {"descriptor_head", "aggregate"})
+    parts = {
+        "linear": {"descriptor_head"},
+        "convolution": {"descriptor_head", "aggregate"},
+        "head": {"descriptor_head", "aggregate"},
+        "aggregated": {"aggregate"},
+    }
+    assert taught == parts[descriptor]
     logits_of(head, features()).sum().backward()
     taught = {name.split(".")[0] for name, value in head.named_parameters() if value.grad is not None}
-    assert taught == {"descriptor_head", "aggregate", "detector_head"}
+    assert taught == parts[descriptor] | {"aggregate", "detector_head"}
 
 
 @pytest.mark.parametrize("descriptor", KINDS)
@@ -151,12 +196,12 @@ def frozen(descriptor: str, channels: int = 1) -> Heads:
 @pytest.mark.parametrize("descriptor", KINDS)
 def test_what_the_trunk_made_stands_for_the_features(descriptor: str) -> None:
     whole, head = stir(make(descriptor)), frozen(descriptor)
-    assert head.maps_read() == ["base", "aggregated"] and head.maps_of_trunk() == whole.maps_read()
+    shapes = {"base": (4, DIMS, GRID, GRID), "aggregated": (4, 8, GRID, GRID)}
+    if descriptor in PAPER:
+        del shapes["base"]
+    assert head.maps_read() == list(shapes) and head.maps_of_trunk() == whole.maps_read()
     made = head.trunk(features())
-    assert {name: value.shape for name, value in made.items()} == {
-        "base": (4, DIMS, GRID, GRID),
-        "aggregated": (4, 8, GRID, GRID),
-    }
+    assert {name: value.shape for name, value in made.items()} == shapes
     assert all(torch.equal(value, whole.trunk(features())[name]) for name, value in made.items())
     stored = {name: value.half().float() for name, value in made.items()}
     want = whole(features())
@@ -184,18 +229,21 @@ def test_a_frozen_trunk_learns_nothing(descriptor: str) -> None:
     maps = head(made)
     (maps.looks[:, 0].sum() + maps.heat.sum()).backward()
     taught = {name.split(".")[0] for name, value in head.named_parameters() if value.grad is not None}
-    assert taught == {"descriptor_head", "detector_head"}
+    heads = {"detector_head"} if descriptor == "aggregated" else {"descriptor_head", "detector_head"}
+    assert taught == heads
     before = {name: value.clone() for name, value in head.state_dict().items()}
     torch.optim.Adam(head.groups(0.1, 0.1)).step()
     moved = {name.split(".")[0] for name, value in head.state_dict().items() if not torch.equal(value, before[name])}
-    assert moved == {"descriptor_head", "detector_head"}
+    assert moved == heads
 
 
 def test_a_linear_descriptor_needs_no_aggregated_map() -> None:
     head = frozen("linear")
+    assert head.base is not None
     assert torch.equal(head.describe({"base": head.base.describe(features())}), head(features()).looks)
-    with pytest.raises(KeyError):
-        frozen("convolution").describe({"base": head.base.describe(features())})
+    for descriptor in KINDS[1:]:
+        with pytest.raises(KeyError):
+            frozen(descriptor).describe({"base": head.base.describe(features())})
 
 
 # --- K heat maps ---
@@ -230,7 +278,7 @@ def test_every_parameter_is_in_one_group(descriptor: str) -> None:
     ids = [id(one) for group in (rest, own) for one in group["params"]]
     assert sorted(ids) == sorted(id(one) for one in head.parameters()) and len(set(ids)) == len(ids)
     assert {id(one) for one in own["params"]} == {id(one) for one in head.descriptor_head.parameters()}
-    assert not list(head.base.parameters())
+    assert head.base is None or not list(head.base.parameters())
 
 
 # --- poses ---

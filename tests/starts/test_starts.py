@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.diffusion import texture
 from tests.diffusion.texture import SIZE, Texture
+from tests.models.test_aggregator import loop, save_checkpoint
 from tests.sources.test_pixel_views import DARK, MOVING
 from uld import models, starts
 from uld.base.errors import ParamsError, ULDError
@@ -135,6 +137,34 @@ def test_heads_begin_as_the_frozen_start_describes(tex: Texture, tmp_path: Path)
     torch.testing.assert_close(heads.describe(maps), frozen.describe(maps), atol=1e-6, rtol=0)
     spread = (maps["l10_t5"] - maps["l10_t5"].mean((2, 3), keepdim=True)).std((0, 2, 3))
     torch.testing.assert_close(heads.get_buffer("scale0").flatten().cpu(), spread)  # of the training images
+
+
+@pytest.mark.parametrize(("descriptor", "dims"), [("head", 6), ("aggregated", 8)])
+def test_heads_as_in_the_paper_begin_without_the_frozen_start(
+    tex: Texture, tmp_path: Path, descriptor: str, dims: int
+) -> None:
+    made = make(tex, tmp_path, "heads", network=HEADS | {"descriptor": descriptor})
+    assert isinstance(made.model, Heads) and made.model.base is None and made.model.dims == dims
+    assert made.model.maps_read() == ["l10_t5"] and made.history is not None
+    assert made.history["nll"].iloc[-4:].mean() < made.history["nll"].iloc[:4].mean()
+    again = Heads.of(made.model.about())
+    again.load_state_dict(made.model.state_dict())
+    maps = tex.store.read(tex.rows)
+    assert torch.equal(again.eval().describe(maps), made.model.describe(maps))
+
+
+def test_a_published_aggregator_reads_features_as_its_authors_feed_them(tmp_path: Path) -> None:
+    """F_ag of a start equals a plain forward pass, on channels of log-normal spread and of a mean that is not 0."""
+    tex = texture.make(tmp_path, spread=True)
+    maps = tex.store.read(tex.rows)
+    assert maps["l00_t5"].std((0, 2, 3)).clamp_min(1e-3).log().std() > 0.5
+    path = save_checkpoint(tmp_path / "published.pt", (8, 6), 2)
+    network = HEADS | {"layers": [[0, 0], [1, 0]], "descriptor": "aggregated", "hidden": 32, "published": str(path)}
+    model = make(tex, tmp_path, "heads", network=network, train=TRAIN | {"steps": 0}).model
+    names, state = ["l00_t5", "l10_t5"], torch.load(path, weights_only=True)["aggregation_network"]
+    want = F.normalize(loop(state, maps, names, "grid", groups=32, side=GRID), dim=1)
+    assert model.dims == want.shape[1] == 384
+    torch.testing.assert_close(model.describe(maps), want, atol=1e-5, rtol=0)
 
 
 def test_the_encoder_takes_the_size_of_the_crops(tex: Texture, tmp_path: Path) -> None:

@@ -258,10 +258,11 @@ def map_bytes(tree: dict[str, Any], start: str) -> int:
 
 
 def map_numbers(tree: dict[str, Any], start: str) -> int:
-    """Numbers a view of what the trunk of a start makes: D + W a cell."""
+    """Numbers a view of what the trunk of a start makes: W a cell, and D where it is training-free descriptors too."""
     block = blocks.read(f"starts.{start}", tree)
     width = block.network.width if block.network.published is None else aggregator.PUBLISHED["width"]
-    return int((block.projection.dims + width) * block.projection.grid**2)
+    dims = block.projection.dims if block.network.begins_frozen else 0
+    return int((dims + width) * block.projection.grid**2)
 
 
 def _unet(tree: dict[str, Any]) -> tuple[list[int], int, int]:

@@ -21,7 +21,7 @@ from uld.base.scratch import scratch_folder
 from uld.diffusion import building, reduce
 from uld.diffusion.store import BACKBONE, Features, FeatureStore
 from uld.models.base import Model
-from uld.models.heads import AGGREGATED, BASE, Heads
+from uld.models.heads import AGGREGATED, Heads
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -72,6 +72,4 @@ def fill(path: Path, parent: FeatureStore, model: Heads, made_of: str, name: str
         items = parent.layout.items[first:end]
         return (features for _, features in runtime.in_batches(lambda a, b: kept(items[a:b]), len(items)))
 
-    cells = (model.grid, model.grid)
-    shapes = {BASE: (model.dims, *cells), AGGREGATED: (model.aggregate.width, *cells)}
-    building.build(path, scratch, spec, parent.layout, parent.path / BACKBONE, compute, shapes)
+    building.build(path, scratch, spec, parent.layout, parent.path / BACKBONE, compute, model.trunk_shapes)

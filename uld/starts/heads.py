@@ -29,7 +29,9 @@ class HeadsStartParams:
 
     model: Literal["heads"]
     reads: str  # features/<line of `stores`>
-    projection: ProjectionParams  # of the training-free descriptors that the model begins with
+    projection: (
+        ProjectionParams  # of the training-free descriptors; with network.descriptor head only its grid and dims
+    )
     network: HeadsParams
     train: BootstrapParams
 
@@ -53,14 +55,14 @@ class HeadsStart(Start):
 
 
 def build(params: HeadsStartParams, views: StoredViews, seed: int) -> Heads:
-    """The model before training: it describes as the training-free model does, and detects nothing.
+    """The model before training: it describes as the training-free model or with random weights, and detects nothing.
 
     Raises:
         ULDError: the store lacks a layer or timestep, or sizes cannot be split into groups.
     """
     spec, sizes, store = params.projection, params.network, views.store
     rows = chosen(views.rows, spec.images, seed, "head-images")
-    base = frozen.fit(spec, views, rows, seed)
+    base = frozen.fit(spec, views, rows, seed) if sizes.begins_frozen else None
     names = [f"l{i}{j}_t{t}" for i, j in sizes.layers for t in sizes.timesteps]
     channels = _channels(store, names, rows)
     _check_groups(sizes)
@@ -71,8 +73,11 @@ def build(params: HeadsStartParams, views: StoredViews, seed: int) -> Heads:
             aggregate = Aggregator(names, channels, *rest)
         else:
             aggregate = aggregator.published(Path(sizes.published), names, channels, spec.grid)
-        model = Heads(base, aggregate, sizes.hidden, sizes.descriptor)
-    model.fit_scale(store.read(batch, names=names) for batch in runtime.batches(rows[:SCALE_IMAGES]))
+        dims = aggregate.width if sizes.descriptor == "aggregated" else spec.dims
+        scaled = sizes.published is None
+        model = Heads(base, aggregate, sizes.hidden, sizes.descriptor, dims=dims, scaled=scaled)
+    if scaled:
+        model.fit_scale(store.read(batch, names=names) for batch in runtime.batches(rows[:SCALE_IMAGES]))
     return model.to(runtime.device())
 
 
