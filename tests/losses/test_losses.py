@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from uld.losses.duld import active_units, attract, detector_mse, elbo, pose_contrast, repel
+from uld.losses.duld import active_units, attract, detector_mse, elbo, pose_contrast, repel, within_margin
 from uld.losses.silk import Matches, all_pairs, detector_bce, matching_nll, round_trips
 
 TAU = 0.05
@@ -288,6 +288,14 @@ def test_pose_contrast_of_equal_codes_and_of_nothing() -> None:
     apart = torch.tensor([[0.5, 0.5, 0.5], [NAN, NAN, NAN]])
     assert pose_contrast(code, apart, none, 0.8).item() == pytest.approx(1e-3)
     assert pose_contrast(code, none, apart, 0.8).item() == pytest.approx(0.8 - 1e-3)
+
+
+def test_codes_within_the_margin() -> None:
+    """Distances 1, 2, 3 and none."""
+    other = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [NAN, NAN]])
+    code = torch.zeros(4, 2)
+    assert [within_margin(code, other, m).item() for m in (0.5, 1.5, 2.5, 9)] == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    assert within_margin(code, torch.full((4, 2), NAN), 1.0).item() == 0
 
 
 def test_active_units() -> None:

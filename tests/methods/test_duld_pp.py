@@ -35,7 +35,7 @@ PRETRAIN = {"maps": 96, "steps": 60, "batch": 16}
 ELBO = {"loss": "elbo", "steps": 60, "views": 8, "lr": 3e-3, "pose_lr": 3e-3, "sigma": 1.0, "weight": 1.0,
         "free_nats": 0.05}  # fmt: skip
 CONTRAST = {"loss": "contrast", "steps": 40, "triplets": 4, "lr": 1e-3, "pose_lr": 3e-3, "sigma": 1.0, "weight": 0.3,
-            "margin": 1.0}  # fmt: skip
+            "margin": 1.0, "relative": True, "queue": 0}  # fmt: skip
 VAE = {"code": 8, "widths": [8, 16], "groups": 4, "normalise": "none"}
 CLUSTERS = {
     "pose_proxy": {"images": 100, "detect": DETECT, "label": LABEL},
@@ -354,6 +354,54 @@ def test_contrast_draws_poses_apart(proxied: tuple[Course, Heads, Any], turning:
     assert history["contrast"][-5:].mean() < history["contrast"][:5].mean()
     with pytest.raises(ULDError, match="has no decoder"):
         train("duld_pp_full_vae", after, course.training(labels))
+
+
+def test_contrast_with_a_queue_and_the_margin_of_the_paper(
+    proxied: tuple[Course, Heads, Any], turning: Turning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image is compared with codes of earlier steps too, a tiny margin moves none; a killed run ends the same."""
+    course, head, _ = proxied
+    labels = truth(turning)
+    given = course.training(with_poses(labels, turning.pose[labels.image]))
+    whole, history = train("duld_pp", head, given, queue=40, margin=0.01, relative=False, steps=60)
+    assert (history["active"] == 0).all() and history["contrast"].iloc[-5:].mean() < history["contrast"].iloc[:5].mean()
+    _, near = train("duld_pp", head, given, queue=40, margin=1.0, steps=5)
+    assert near["active"].mean() > 0.1
+    seen = []
+    push = pose_contrast.Queue.push
+
+    def kill(queue: pose_contrast.Queue, code: torch.Tensor, own: np.ndarray) -> None:
+        push(queue, code, own)
+        seen.append(int((queue.poses >= 0).sum()))
+        if len(seen) == 55:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(pose_contrast.Queue, "push", kill)
+    with pytest.raises(KeyboardInterrupt):  # after the state of step 50 was kept
+        train("duld_pp", head, given, queue=40, margin=0.01, relative=False, steps=60)
+    monkeypatch.setattr(pose_contrast.Queue, "push", push)
+    again, _ = train("duld_pp", head, given, queue=40, margin=0.01, relative=False, steps=60)
+    assert seen[:4] == [12, 24, 36, 40]
+    torch.testing.assert_close(parameters(again, "pose"), parameters(whole, "pose"), rtol=0, atol=0)
+
+
+def test_partners_of_a_queue() -> None:
+    """Never an image itself, always one of the right pose, NaN where there is none; all that may come do come."""
+    queue = pose_contrast.Queue(3, 2)
+    queue.push(torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [4.0, 0.0]]), np.array([1, 2, 2, 5]))
+    assert queue.codes[:, 0].tolist() == [1, 2, 3] and queue.poses.tolist() == [1, 2, 2]
+    queue.push(torch.tensor([[5.0, 0.0]]), np.array([0]))
+    assert queue.codes[:, 0].tolist() == [5, 1, 2] and queue.poses.tolist() == [0, 1, 2]
+    code = torch.tensor([[7.0, 1.0], [8.0, 1.0], [9.0, 1.0]])
+    found: list[tuple[set[float], set[float]]] = [(set(), set()) for _ in code]
+    for number in range(200):
+        same, other = queue.partners(code, np.array([1, 2, 2]), np.random.default_rng(number))
+        for one, a, b in zip(found, same[:, 0].tolist(), other[:, 0].tolist(), strict=True):
+            one[0].add(a)
+            one[1].add(b)
+    assert found == [({1}, {5, 2, 8, 9}), ({2, 9}, {5, 1, 7}), ({2, 8}, {5, 1, 7})]
+    alone = pose_contrast.Queue(2, 2).partners(code, np.array([3, 3, 4]), np.random.default_rng(0))
+    assert alone[0][:2, 0].tolist() == [8, 7] and alone[0][2].isnan().all() and set(alone[1][:2, 0].tolist()) == {9}
 
 
 def test_the_full_autoencoder_goes_on(proxied: tuple[Course, Heads, Any], turning: Turning) -> None:

@@ -65,6 +65,15 @@ def pose_contrast(code: Tensor, same: Tensor, other: Tensor, margin: float) -> T
     return pull.sum() / max(1, len(pull)) + push.sum() / max(1, len(push))
 
 
+def within_margin(code: Tensor, other: Tensor, margin: float) -> Tensor:
+    """Share of the codes (B, C) that are nearer to a code of another pose (B, C) than the margin: those that it moves.
+
+    0 where there are none to compare with.
+    """
+    distance = _distance(code.detach(), other.detach())
+    return (distance < margin).sum() / max(1, len(distance))
+
+
 def _distance(a: Tensor, b: Tensor) -> Tensor:
     """Distances of the rows of a and b (B, C), of those rows alone where b is not NaN."""
     known = ~b.isnan().any(1)

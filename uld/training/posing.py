@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from uld.base.errors import ULDError
 from uld.geometry import heatmaps
@@ -53,12 +53,14 @@ def train_parts(
     pose_lr: float,
     steps: int,
     step: Callable[[int], tuple[Tensor, Figures]],
+    memory: nn.Module | None = None,
 ) -> tuple[Headed, pd.DataFrame]:
-    """Only the detector head and the pose part learn."""
+    """Only the detector head and the pose part learn; `memory` holds what steps remember beside their weights."""
     learning = [(model.detector_head, lr), (pose_part(model, training.name), pose_lr)]
     model.requires_grad_(False)
     for module, _ in learning:
         module.requires_grad_(True)
     optimiser = torch.optim.Adam([{"params": list(module.parameters()), "lr": rate} for module, rate in learning])
-    history = fit(model, [optimiser], steps, step, training.state, training.name)
+    whole = model if memory is None else nn.ModuleList([model, memory])
+    history = fit(whole, [optimiser], steps, step, training.state, training.name)
     return model.requires_grad_(True), history
