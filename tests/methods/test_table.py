@@ -23,8 +23,13 @@ RUN = 6  # equal lines in a row that are too many
 
 
 def test_unknown_name_lists_the_choices() -> None:
-    with pytest.raises(ParamsError, match=f"'zero_shot': choose one of {', '.join(METHODS)}"):
-        load("zero_shot")
+    for line in ("zero_shot", "zero_shot-duld"):
+        with pytest.raises(ParamsError, match=f"'zero_shot': choose one of {', '.join(METHODS)}, and for more lines"):
+            load(line)
+
+
+def test_a_method_has_many_lines() -> None:
+    assert load("duld-paper") is load("duld-4-points") is load("duld") and not any("-" in name for name in METHODS)
 
 
 def test_the_table_is_a_literal() -> None:

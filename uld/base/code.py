@@ -99,7 +99,8 @@ def _teacher(start: str | None, params: Tree) -> list[tuple[str, str]]:
 
 
 def _method(table: str, key: str | None, params: Tree) -> tuple[str, str]:
-    return "methods", find(params, f"{table}.{key}.{METHOD}")
+    """A line of `methods` has the name of its method, or that and a name of its own behind a hyphen."""
+    return "methods", str(find(params, f"{table}.{key}.{METHOD}")).split("-")[0]
 
 
 def _views(table: str, key: str | None, params: Tree) -> tuple[str, str]:

@@ -1,4 +1,8 @@
-"""The methods: one file each, same order of sections. A round or row in params.yaml names its method here."""
+"""The methods: one file each, same order of sections.
+
+A round or row in params.yaml names a line of `methods`, which is called as its method is here. More lines of a method,
+each with params of its own, have a name behind a hyphen: `duld`, `duld-paper`.
+"""
 
 import importlib
 
@@ -18,14 +22,17 @@ METHODS = {
 }
 
 
-def load(name: str) -> type[Method]:
-    """The class of the method `name`, with the types of its two blocks of params; imported only when asked for.
+def load(line: str) -> type[Method]:
+    """The class of the method of a line of `methods`, with the types of its two blocks; imported only when asked for.
 
     Raises:
         ParamsError: no method has this name.
     """
+    name = line.split("-")[0]
     if name not in METHODS:
-        raise ParamsError(f"there is no method '{name}': choose one of {', '.join(METHODS)}.")
+        raise ParamsError(
+            f"there is no method '{name}': choose one of {', '.join(METHODS)}, and for more lines of it METHOD-NAME."
+        )
     module, kind = METHODS[name].split(":")
     found: type[Method] = getattr(importlib.import_module(module), kind)
     return found
