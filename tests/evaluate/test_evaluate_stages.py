@@ -74,9 +74,9 @@ def truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     return xy
 
 
-def annotate(xy: np.ndarray) -> None:
+def annotate(xy: np.ndarray, name: str = "p5") -> None:
     images = np.array([f"i{n:03d}.png" for n in range(N)][::-1], dtype=object)
-    sets = {"p5": AnnotationSet(xy[::-1].astype(np.float32), (0,), (1,))}
+    sets = {name: AnnotationSet(xy[::-1].astype(np.float32), (0,), (1,))}
     write_annotations(Path("artifacts/data/annotations.h5"), Annotations(images, sets))
 
 
@@ -189,6 +189,19 @@ def test_same_inputs_same_bytes(truth: np.ndarray, monkeypatch: pytest.MonkeyPat
         return [Path(one).read_bytes() for one in files]
 
     assert outputs() == outputs()
+
+
+def test_protocols_of_five_points_look_at_their_number_and_not_at_the_name(
+    truth: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("params.yaml").write_text(PARAMS.replace("k2l-mafl", "jakab"))
+    named = run("found", monkeypatch)
+    annotate(truth, "points")
+    own = run("found", monkeypatch)
+    for protocol in ("tusk-wild", "jakab"):
+        assert own[protocol]["points"] == named[protocol]["p5"]
+    annotate(truth[:, :4], "p5")
+    assert not {"tusk-wild", "jakab"} & set(run("found", monkeypatch))
 
 
 def test_regressors_of_other_protocols(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,7 +132,7 @@ def cases(inputs: Inputs, protocols: dict[str, Protocol]) -> Iterator[Case]:
         if not protocol.centred and not found.xy.shape[1]:
             continue  # no landmark and no intercept: nothing to predict from
         for set_name, one in inputs.sets.items():
-            if protocol.sets and set_name not in protocol.sets:
+            if protocol.points and one.xy.shape[1] not in protocol.points:
                 continue
             annotated = to_frame(protocol.frame, one.xy, inputs.boxes, inputs.sizes)
             length = normaliser(protocol, one, annotated)

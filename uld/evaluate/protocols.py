@@ -48,7 +48,7 @@ class Protocol:
     spans: tuple[tuple[int, int, int], ...] = ()  # (P, a, b): in a mark-up of P points, the distance of points a and b
     frame: Literal["image", "roi", "photo"] = "image"  # where coordinates and errors live, see `cases.to_frame`
     fill: Literal["complete", "zero"] = "complete"  # what stands in for an absent input point
-    sets: tuple[str, ...] = ()  # mark-ups scored; empty: all
+    points: tuple[int, ...] = ()  # how many points a mark-up must have to be scored; empty: any number
 
     def numbers(self) -> dict[str, float | int]:
         """The numeric fields, for the metrics file (booleans as 0 and 1: `dvc metrics diff` can't subtract them)."""
@@ -99,7 +99,7 @@ PROTOCOLS: dict[str, Protocol] = {
         spans=((5, 0, 1),),
         frame="photo",
         fill="zero",
-        sets=("p5",),
+        points=(5,),
     ),
     "jakab": Protocol(
         "tomasjakab/imm, MAFL and AFLW",
@@ -110,7 +110,7 @@ PROTOCOLS: dict[str, Protocol] = {
         pool=0.9,
         spans=((5, 0, 1),),
         frame="roi",
-        sets=("p5",),
+        points=(5,),
     ),
 }
 
