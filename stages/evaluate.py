@@ -20,7 +20,7 @@ def main() -> None:
     if not inputs.sets:
         print("NME needs annotations and there are none: add landmarks.csv to the source folder (data/README.md).")
     elif not regressors:
-        print("NME needs annotated images in both splits: the mark-up covers one of them only.")
+        print(f"No protocol can score the annotations: `unscored` in metrics/{row}.json says why.")
     write_json(Path("metrics") / f"{row}.json", scores.tree)
     for name in TABLES:
         write_table(Path("plots") / row / f"{name}.csv", scores.table(name))

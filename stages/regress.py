@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from uld.artifacts.files import write_arrays
 from uld.base import params, stop
-from uld.evaluate.cases import cases, load
+from uld.evaluate.cases import cases, load, unscored
 from uld.evaluate.protocols import choose
-from uld.evaluate.regressors import label, regress
+from uld.evaluate.regressors import regress
 
 
 def main() -> None:
@@ -18,13 +18,12 @@ def main() -> None:
     row = sys.argv[1]
     seed = params.read(int, "seed")
     protocols = choose(params.read(tuple[str, ...], "evaluate.protocols"))
+    inputs = load(row)
     arrays: dict[str, NDArray[Any]] = {}
-    for case in cases(load(row), protocols):
-        maps = regress(case, seed)
-        arrays |= maps
-        for number in map(label, case.protocol.rows):
-            if "/".join([*case.key, number, "train"]) not in maps:
-                print(f"{' '.join(case.key)}: {number} left out, only {len(case.pool)} training images are annotated")
+    for case in cases(inputs, protocols):
+        arrays |= regress(case, seed)
+    for key, why in unscored(inputs, protocols).items():
+        print(f"{' '.join(key)} is not scored: {why}")
     write_arrays(Path("artifacts/regressors") / f"{row}.h5", arrays)
 
 

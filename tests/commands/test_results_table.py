@@ -111,6 +111,28 @@ def test_without_annotations_the_rest_is_shown(run, uld) -> None:
     assert "1.25" in shown.output
 
 
+def test_what_is_not_scored_says_why(run, uld) -> None:
+    """Text among the figures hurts no table."""
+    few = "needs 300 annotated training images, may use 280"
+    unscored = {"canonical": {"p5": {"n300": few}}, "other": {"p68": "needs 5 points, this mark-up has 68"}}
+    (run / "metrics/a.json").write_text(json.dumps(tree(10.0) | {"unscored": unscored}))
+    every = csv(uld("table", "--every", "--format", "csv").output)
+    assert "all.forward_nme" in every and not any("unscored" in name for name in every)
+    reason = r"no protocol 'other', but canonical: p68 needs 5 points, this mark-up has 68\."
+    with pytest.raises(ParamsError, match=reason):
+        table.of_run(table.Choice(protocol="other"))
+    with pytest.raises(ParamsError, match=f"no mark-up 'p7', but p5, p68: p5.n300 {few}"):
+        table.of_run(table.Choice(markup="p7"))
+
+
+def test_without_annotations_the_title_says_so(run, uld) -> None:
+    bare = {key: value for key, value in tree(1.0).items() if key != "canonical"}
+    for row in "ab":
+        text = json.dumps(bare | {"unscored": {"canonical": "there are no annotations"}})
+        (run / "metrics" / f"{row}.json").write_text(text)
+    assert "scored by protocol canonical: there are no annotations" in uld("table").output
+
+
 def test_unknown_names_and_missing_metrics(run, uld) -> None:
     with pytest.raises(ParamsError, match="p5, p68"):
         table.of_run(table.Choice(markup="p7"))

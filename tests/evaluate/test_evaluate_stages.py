@@ -108,6 +108,9 @@ def test_a_row_with_gaps(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> 
     assert p5["detected"]["raw"]["accuracy"] < 1
     assert p5["detected"]["all"]["forward_nme"] > dense["forward_nme"]
     assert tree["tusk-wild"]["p5"]["dense"]["all"]["forward_nme"] > 0
+    few = {"p5": {"n300": f"needs 300 annotated training images, may use {TRAIN}"}}
+    surplus = {"p5": {"n300": f"needs 301 annotated training images, may use {TRAIN}"}}
+    assert tree.pop("unscored") == {"canonical": few, "k2l-mafl": surplus}
     assert all(type(leaf) in (int, float) for leaf in leaves(tree))
 
 
@@ -145,6 +148,7 @@ def test_its_curves(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_landmark_at_all(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = run("mean_shape", monkeypatch)
     assert not {"detection_rate", "stability", "distinct", "tusk-wild"} & set(tree)
+    assert tree["unscored"]["tusk-wild"] == {"p5": "needs a landmark: its map has no intercept"}
     figure = tree["canonical"]["p5"]["dense"]["all"]
     assert not any(key.startswith("backward") for key in figure)
     annotated = truth.astype(np.float32).astype(np.float64)
@@ -157,19 +161,47 @@ def test_no_landmark_at_all(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch) 
 def test_unlabelled(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     write_annotations(Path("artifacts/data/annotations.h5"), Annotations(np.array([], dtype=object)))
     tree = run("found", monkeypatch)
-    assert set(tree) == {"images", "landmarks", "detection_rate", "stability", "distinct", "clusters"}
-    assert "NME needs annotations" in capsys.readouterr().out
+    assert set(tree) == {"images", "landmarks", "detection_rate", "stability", "distinct", "clusters", "unscored"}
+    assert tree["unscored"] == dict.fromkeys(["canonical", "k2l-mafl", "tusk-wild"], "there are no annotations")
+    said = capsys.readouterr().out
+    assert "NME needs annotations" in said
+    assert "canonical is not scored: there are no annotations" in said
     assert Path("plots/found/ced.csv").read_text() == "protocol,set,points,direction,threshold,fraction\n"
 
 
-@pytest.mark.parametrize("absent", [slice(0, TRAIN), slice(TRAIN, N)])
-def test_one_split_annotated(
-    truth: np.ndarray, absent: slice, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("points", "reason"),
+    [
+        (np.s_[:TRAIN], "needs 2 annotated training images, may use 0"),
+        (np.s_[1:TRAIN], "needs 2 annotated training images, may use 1"),
+        (np.s_[TRAIN:], "needs an annotated test image, there is none"),
+        (np.s_[TRAIN:, 1], f"its normaliser is defined in none of the annotated test images ({N - TRAIN})"),
+    ],
+)
+def test_annotations_that_cannot_be_scored_say_why(
+    truth: np.ndarray, points: Any, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    truth[absent] = np.nan
+    """Point 1 is one of the eyes, whose distance is the normaliser."""
+    truth[points] = np.nan
     annotate(truth)
-    assert "canonical" not in run("found", monkeypatch)
-    assert "in both splits" in capsys.readouterr().out
+    tree = run("found", monkeypatch)
+    assert "canonical" not in tree
+    assert tree["unscored"] == {name: {"p5": reason} for name in ("canonical", "k2l-mafl", "tusk-wild")}
+    said = capsys.readouterr().out
+    assert f"canonical p5 is not scored: {reason}" in said
+    assert "`unscored` in metrics/found.json says why" in said
+
+
+def test_a_protocol_that_keeps_training_images_back_counts_those_it_uses(
+    truth: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first 90 % of two images are one."""
+    Path("params.yaml").write_text(PARAMS.replace("k2l-mafl", "jakab"))
+    truth[2:TRAIN] = np.nan
+    annotate(truth)
+    tree = run("found", monkeypatch)
+    assert tree["unscored"]["jakab"] == {"p5": "needs 2 annotated training images, may use 1"}
+    assert tree["canonical"]["p5"]["images"]["train"] == 2
 
 
 def test_sparse_annotations(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,13 +233,24 @@ def test_protocols_of_five_points_look_at_their_number_and_not_at_the_name(
     for protocol in ("tusk-wild", "jakab"):
         assert own[protocol]["points"] == named[protocol]["p5"]
     annotate(truth[:, :4], "p5")
-    assert not {"tusk-wild", "jakab"} & set(run("found", monkeypatch))
+    tree = run("found", monkeypatch)
+    assert not {"tusk-wild", "jakab"} & set(tree)
+    few = {"p5": "needs 5 points, this mark-up has 4"}
+    assert tree["unscored"]["tusk-wild"] == tree["unscored"]["jakab"] == few
 
 
 def test_regressors_of_other_protocols(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     stage("regress", "found", monkeypatch)
     Path("params.yaml").write_text(PARAMS.replace("k2l-mafl", "cgb"))
-    with pytest.raises(ArtifactError, match=r"no regressor for cgb/p5/dense: run `dvc repro regress`"):
+    with pytest.raises(ArtifactError, match=r"no regressor for cgb/p5/dense/all: run `dvc repro regress`"):
+        stage("evaluate", "found", monkeypatch)
+
+
+def test_a_regressor_that_is_lacking(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More annotations than there were when the regressors were fitted: 300 rows can be had now."""
+    stage("regress", "found", monkeypatch)
+    monkeypatch.setattr("uld.evaluate.protocols.Protocol.takes", lambda protocol, rows: rows // 10)
+    with pytest.raises(ArtifactError, match=r"no regressor for canonical/p5/dense/n300: run `dvc repro regress`"):
         stage("evaluate", "found", monkeypatch)
 
 

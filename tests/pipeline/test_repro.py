@@ -160,8 +160,14 @@ def test_running_stages_again_gives_the_same_bytes(extended: Project, tmp_path: 
 
 
 def test_metrics_show(asked: Project) -> None:
+    """Figures, and in words why some are not there."""
     shown = json.loads(asked.dvc("metrics", "show", "--json"))[""]["data"]
-    assert shown["metrics/zeroshot.json"]["data"]["landmarks"] == 10
+    zeroshot = shown["metrics/zeroshot.json"]["data"]
+    assert zeroshot["landmarks"] == 10
+    few = "needs 300 annotated training images, may use 16"
+    assert zeroshot["unscored"] == {"canonical": {"points": {"n300": few}}}
+    diff = json.loads(asked.dvc("metrics", "diff", "--all", "--json"))["metrics/zeroshot.json"]
+    assert diff["unscored.canonical.points.n300"]["new"] == few
     assert "heldout_error" in shown["metrics/backbone.json"]["data"]
 
 

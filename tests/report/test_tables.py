@@ -1,7 +1,7 @@
 """Tables from metrics trees."""
 
 from uld.report import tables
-from uld.report.tables import Cell
+from uld.report.tables import Cell, Unscored
 
 ERRORS = {"forward_nme": 10.26, "forward_low": 9.5, "forward_high": 11.04, "backward_nme": 27.0}
 METRICS = {
@@ -42,6 +42,19 @@ def test_label_free_leaves_unknown_columns_out() -> None:
     table = tables.label_free(METRICS)
     assert table.head == ["K", "detected, %", "Calinski-Harabasz"]
     assert table.lines[0][1][2] == Cell("12\N{NARROW NO-BREAK SPACE}346")
+
+
+def test_reasons_of_several_rows_are_told_once() -> None:
+    few, flat = "needs 300 annotated training images, may use 40", "needs a landmark: its map has no intercept"
+    metrics = {
+        "found": {"unscored": {"canonical": {"p5": {"n300": few}}}},
+        "mean_shape": {"unscored": {"canonical": {"p5": {"n300": few}}, "jakab": {"p5": flat}}},
+    }
+    assert tables.unscored(metrics) == [
+        Unscored("canonical.p5.n300", few, "every row"),
+        Unscored("jakab.p5", flat, "mean_shape"),
+    ]
+    assert tables.unscored(METRICS) == []
 
 
 def test_facts_of_any_tree() -> None:

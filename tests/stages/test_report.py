@@ -223,6 +223,7 @@ def test_its_text(page: Reader) -> None:
     assert "Rounds of self-training" not in text
     assert "No errors by yaw: no test image has a known yaw." in text
     assert "No pose clusters beside yaw: no round has pose clusters" in text
+    assert "canonical.p5.n300 (every row): needs 300 annotated training images, may use 20" in text
     assert "As published" not in text  # neither row is the paper's
     figure = json.loads(Path("metrics/found.json").read_text())["canonical"]["p5"]["dense"]["all"]
     assert f"{figure['forward_low']:.1f} – {figure['forward_high']:.1f}" in text
@@ -332,7 +333,7 @@ def test_unlabelled(truth: np.ndarray) -> None:
     assert "landmarks.csv" in text
     assert "lowest mean score" in text
     assert re.search(r"score 0\.100 · 23\.png", text)
-    assert "forward" not in text
+    assert "forward" not in text and "Not scored" not in text
     assert not list(Path("report").glob("*-errors.png"))
     assert not Path("report/ced.png").exists()
     assert page.open == []
@@ -344,8 +345,25 @@ def test_one_split_annotated(truth: np.ndarray) -> None:
     annotate(truth)
     score("found", "mean_shape")
     text = re.sub(r"\s+", " ", report().text)
-    assert "none that both splits can be scored on" in text
+    assert "annotations, but protocol canonical scores none of them; not scored below says why" in text
+    assert "canonical.p5 (every row): needs an annotated test image, there is none" in text
     assert "lowest mean score" in text
+
+
+def test_the_curves_are_of_a_markup_that_the_protocol_scores(truth: np.ndarray) -> None:
+    """The first protocol scores marks of five points, and there is one of seven."""
+    marks = {"p5": truth, "p7": truth[:, [0, 1, 2, 3, 4, 0, 1]]}
+    sets = {name: AnnotationSet(xy.astype(np.float32), (0,), (1,)) for name, xy in marks.items()}
+    write_annotations(Path("artifacts/data/annotations.h5"), Annotations(IMAGES, sets))
+    Path("params.yaml").write_text(PARAMS.replace("[canonical, ols]", "[tusk-wild, canonical]"))
+    score("found", "mean_shape")
+    text = re.sub(r"\s+", " ", report().text)
+    assert Path("report/ced.png").exists()
+    assert "forward error on p5 (5 points)" in text
+    assert "Errors on p7" not in text
+    assert "tusk-wild.p7 (every row): needs 5 points, this mark-up has 7" in text
+    assert "tusk-wild.p5 (mean_shape): needs a landmark: its map has no intercept" in text
+    assert "canonical.p7.n300 (every row): needs 300 annotated training images, may use 20" in text
 
 
 def test_a_row_without_landmarks_in_the_pictures(truth: np.ndarray) -> None:

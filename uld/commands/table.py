@@ -186,18 +186,30 @@ def figures_of(trees: list[Tree], choice: Choice) -> tuple[str, list[Figure]]:
     """
     protocol = choice.protocol or params.read(tuple[str, ...], "evaluate.protocols")[0]
     there = dict.fromkeys(key for tree in trees for key in tree if pick(tree, f"{key}.rule") is not None)
+    why = _unscored(trees, protocol)
     if choice.protocol and protocol not in there:
-        raise ParamsError(f"the metrics have no protocol '{protocol}', but {_list(there)}: see evaluate.protocols.")
+        reason = why or "see evaluate.protocols"
+        raise ParamsError(f"the metrics have no protocol '{protocol}', but {_list(there)}: {reason}.")
     sets = dict.fromkeys(name for tree in trees for name in tree.get(protocol, {}) if name != "rule")
     markup = choice.markup or (FAVOURITE if FAVOURITE in sets else next(iter(sets), None))
     if choice.markup and markup not in sets:
-        raise ParamsError(f"the metrics have no mark-up '{markup}', but {_list(sets)}.")
+        reason = f": {why}" if why else ""
+        raise ParamsError(f"the metrics have no mark-up '{markup}', but {_list(sets)}{reason}.")
     if markup is None:
-        title = f"no annotations were scored by protocol {protocol}: NME needs them"
+        title = f"no annotations were scored by protocol {protocol}: {why or 'NME needs them'}"
     else:
         title = f"{choice.points} landmarks, mark-up {markup}, protocol {protocol}"
     branch = f"{protocol}.{markup}.{choice.points}"
     return title, _every(trees, there, branch) if choice.every else _main(trees, branch)
+
+
+def _unscored(trees: list[Tree], protocol: str) -> str:
+    """Why a protocol lacks figures: each mark-up with its reason, or the one reason where there is no mark-up."""
+    found: dict[tuple[str, str], None] = {}
+    for tree in trees:
+        reasons = pick(tree, f"unscored.{protocol}") or {}
+        found |= dict.fromkeys([("", reasons)] if isinstance(reasons, str) else leaves(reasons))
+    return "; ".join(f"{path} {why}".strip() for path, why in found)
 
 
 def _list(names: dict[str, None]) -> str:
@@ -224,8 +236,8 @@ def _main(trees: list[Tree], branch: str) -> list[Figure]:
 
 
 def _every(trees: list[Tree], protocols: dict[str, None], branch: str) -> list[Figure]:
-    """All figures that need no annotation, and all of the branch."""
-    paths = dict.fromkeys(path for tree in trees for path, _ in leaves(tree))
+    """All figures that need no annotation, and all of the branch; reasons in words are no figures."""
+    paths = dict.fromkeys(path for tree in trees for path, value in leaves(tree) if not isinstance(value, str))
     free = [path for path in paths if path.split(".")[0] not in protocols]
     scored = [path for path in paths if path.startswith(f"{branch}.") and not path.endswith(SPREADS)]
     names = {path: path.removeprefix(f"{branch}.") for path in [*free, *scored]}

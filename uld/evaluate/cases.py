@@ -20,9 +20,11 @@ from uld.artifacts.index import read_index
 from uld.artifacts.predictions import Predictions, read_predictions
 from uld.base.errors import ArtifactError
 from uld.evaluate import yaw
-from uld.evaluate.protocols import Protocol
+from uld.evaluate.protocols import Protocol, label
 
 Array = NDArray[np.float64]
+
+FEWEST = 2  # training images of a regressor: one alone has no spread
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class Inputs:
         """(N, 2) width and height in pixels."""
         return self.index[["width", "height"]].to_numpy(dtype=np.float64)
 
+    @property
+    def landmarks(self) -> int:
+        """K."""
+        return self.predictions.found.xy.shape[1]
+
     @cached_property
     def yaw(self) -> Array:
         """(N,) degrees, NaN where it is not known."""
@@ -66,6 +73,26 @@ class Case:
     normaliser: Array
     pool: NDArray[np.int64]
     test: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One (protocol, mark-up): the annotations as the protocol sees them.
+
+    annotated (N, P, 2), normaliser (N,) and pool as in `Case`; annotated_test: the test rows that have a point.
+    """
+
+    key: tuple[str, str]
+    protocol: Protocol
+    annotated: Array
+    normaliser: Array
+    pool: NDArray[np.int64]
+    annotated_test: NDArray[np.int64]
+
+    @property
+    def test(self) -> NDArray[np.int64]:
+        """The test rows that can be scored: those with a normaliser."""
+        return self.annotated_test[np.isfinite(self.normaliser[self.annotated_test])]
 
 
 def load(row: str, folder: Path = Path("artifacts")) -> Inputs:
@@ -124,24 +151,70 @@ def normaliser(protocol: Protocol, one: AnnotationSet, annotated: Array) -> Arra
     return np.where(length > 0, length, np.nan)
 
 
-def cases(inputs: Inputs, protocols: dict[str, Protocol]) -> Iterator[Case]:
-    """Every (protocol, mark-up, kind) that can be scored: some annotated image in both splits, and a map to fit."""
-    found, split = inputs.predictions.found, inputs.predictions.split
-    kinds = {"dense": found.dense_xy, "detected": found.xy, "filled": found.filled_xy}
+def targets(inputs: Inputs, protocols: dict[str, Protocol]) -> Iterator[Target]:
+    """Every mark-up as every protocol sees it."""
+    split = inputs.predictions.split
     for name, protocol in protocols.items():
-        if not protocol.centred and not found.xy.shape[1]:
-            continue  # no landmark and no intercept: nothing to predict from
         for set_name, one in inputs.sets.items():
-            if protocol.points and one.xy.shape[1] not in protocol.points:
-                continue
             annotated = to_frame(protocol.frame, one.xy, inputs.boxes, inputs.sizes)
-            length = normaliser(protocol, one, annotated)
             known = present(annotated).any(axis=1)
             train = np.flatnonzero(known & (split == "train"))
-            test = np.flatnonzero(known & (split == "test") & np.isfinite(length))
             size = protocol.pool if isinstance(protocol.pool, int) else int(protocol.pool * len(train))
-            if len(train[:size]) < 2 or not len(test):
-                continue
-            for kind, xy in kinds.items():
-                landmarks = to_frame(protocol.frame, xy, inputs.boxes, inputs.sizes)
-                yield Case((name, set_name, kind), protocol, landmarks, annotated, length, train[:size], test)
+            test = np.flatnonzero(known & (split == "test"))
+            length = normaliser(protocol, one, annotated)
+            yield Target((name, set_name), protocol, annotated, length, train[:size], test)
+
+
+def obstacle(target: Target, landmarks: int) -> str:
+    """Why a protocol can score nothing of a mark-up with so many discovered `landmarks`; empty where it can."""
+    protocol, points = target.protocol, target.annotated.shape[1]
+    if protocol.points and points not in protocol.points:
+        return f"needs {' or '.join(map(str, protocol.points))} points, this mark-up has {points}"
+    if not protocol.centred and not landmarks:
+        return "needs a landmark: its map has no intercept"
+    if len(target.pool) < FEWEST:
+        return _too_few(FEWEST, target)
+    if not len(target.annotated_test):
+        return "needs an annotated test image, there is none"
+    if not len(target.test):
+        return f"its normaliser is defined in none of the annotated test images ({len(target.annotated_test)})"
+    return ""
+
+
+def unscored(inputs: Inputs, protocols: dict[str, Protocol]) -> dict[tuple[str, ...], str]:
+    """What gets no figure, and why: (protocol, mark-up) or (protocol, mark-up, rows: n300) -> reason.
+
+    Without any mark-up it is (protocol,) -> reason.
+    """
+    if not inputs.sets:
+        return {(name,): "there are no annotations" for name in protocols}
+    found: dict[tuple[str, ...], str] = {}
+    for target in targets(inputs, protocols):
+        if why := obstacle(target, inputs.landmarks):
+            found[target.key] = why
+        else:
+            found |= {(*target.key, label(rows)): why for rows, why in _unserved(target).items()}
+    return found
+
+
+def _unserved(target: Target) -> dict[int, str]:
+    """Numbers of regressor rows that there are too few images for -> why."""
+    protocol = target.protocol
+    lacking = [rows for rows in protocol.rows if rows not in protocol.served(len(target.pool))]
+    return {rows: _too_few(protocol.takes(rows), target) for rows in lacking}
+
+
+def _too_few(needed: int, target: Target) -> str:
+    return f"needs {needed} annotated training images, may use {len(target.pool)}"
+
+
+def cases(inputs: Inputs, protocols: dict[str, Protocol]) -> Iterator[Case]:
+    """Every (protocol, mark-up, kind) that can be scored; `unscored` names the others."""
+    found = inputs.predictions.found
+    kinds = {"dense": found.dense_xy, "detected": found.xy, "filled": found.filled_xy}
+    for one in targets(inputs, protocols):
+        if obstacle(one, inputs.landmarks):
+            continue
+        for kind, xy in kinds.items():
+            landmarks = to_frame(one.protocol.frame, xy, inputs.boxes, inputs.sizes)
+            yield Case((*one.key, kind), one.protocol, landmarks, one.annotated, one.normaliser, one.pool, one.test)

@@ -50,6 +50,15 @@ class Protocol:
     fill: Literal["complete", "zero"] = "complete"  # what stands in for an absent input point
     points: tuple[int, ...] = ()  # how many points a mark-up must have to be scored; empty: any number
 
+    def served(self, images: int) -> dict[int, int]:
+        """Those of `rows` that are enough annotated training images for -> how many of the `images` they take."""
+        takes = {rows: images if rows == ALL else self.takes(rows) for rows in self.rows}
+        return {rows: count for rows, count in takes.items() if count <= images}
+
+    def takes(self, rows: int) -> int:
+        """Training images of a regressor of a stated number of rows."""
+        return rows + self.extra_rows
+
     def numbers(self) -> dict[str, float | int]:
         """The numeric fields, for the metrics file (booleans as 0 and 1: `dvc metrics diff` can't subtract them)."""
         kept = {key: value for key, value in asdict(self).items() if isinstance(value, (int, float))}
@@ -113,6 +122,11 @@ PROTOCOLS: dict[str, Protocol] = {
         points=(5,),
     ),
 }
+
+
+def label(rows: int) -> str:
+    """Name of a number of regressor rows in keys: `all` or `n300`."""
+    return "all" if rows == ALL else f"n{rows}"
 
 
 def choose(names: tuple[str, ...]) -> dict[str, Protocol]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from uld.base import random
 from uld.evaluate.cases import Array, Case, present
 from uld.evaluate.completion import complete
-from uld.evaluate.protocols import ALL, Protocol
+from uld.evaluate.protocols import Protocol, label
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,6 @@ def _solve(x: Array, y: Array, mask: NDArray[np.bool_], ridge: float, centred: b
     return np.where(count > 0, maps, np.nan)
 
 
-def label(rows: int) -> str:
-    """Name of a number of regressor rows in keys: `all` or `n300`."""
-    return "all" if rows == ALL else f"n{rows}"
-
-
 def draw(case: Case, seed: int) -> dict[str, NDArray[np.int64]]:
     """The training rows (R, n) of each number of rows of the protocol that the data can serve.
 
@@ -105,11 +100,10 @@ def draw(case: Case, seed: int) -> dict[str, NDArray[np.int64]]:
     the annotated images alone, so all rows of the table see the same ones.
     """
     draws = {}
-    for number in case.protocol.rows:
-        count = len(case.pool) if number == ALL else number + case.protocol.extra_rows
+    for number, count in case.protocol.served(len(case.pool)).items():
         if count == len(case.pool):
             draws[label(number)] = case.pool[None]
-        elif count < len(case.pool):
+        else:
             rng = random.rng(seed, "regress", number)
             picks = [rng.permutation(case.pool)[:count] for _ in range(case.protocol.repeats)]
             draws[label(number)] = np.sort(np.stack(picks), axis=1)

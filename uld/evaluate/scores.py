@@ -12,11 +12,11 @@ from uld.artifacts.files import finite
 from uld.base import random
 from uld.base.errors import ArtifactError
 from uld.evaluate import ced, nme, pose
-from uld.evaluate.cases import Case, Inputs, cases, present
+from uld.evaluate.cases import Case, Inputs, cases, present, unscored
 from uld.evaluate.pck import match, pck, raw_accuracy
 from uld.evaluate.pose import RANGES, yaw_bins
-from uld.evaluate.protocols import EvaluateParams, choose
-from uld.evaluate.regressors import Regressor, label
+from uld.evaluate.protocols import EvaluateParams, choose, label
+from uld.evaluate.regressors import Regressor
 from uld.evaluate.stability import detection_rate, distinct, stability
 
 Errors = dict[str, NDArray[np.float32]]
@@ -69,14 +69,27 @@ def score(
         branch = scores.tree.setdefault(protocol, {"rule": case.protocol.numbers()}).setdefault(set_name, {})
         branch["images"] = {"train": len(case.pool), "test": len(case.test)}
         branch[kind] = finite(_score_case(case, regressors, params, seed, scores, inputs.yaw[case.test]))
+    if reasons := unscored(inputs, protocols):
+        scores.tree["unscored"] = _nested(reasons)
     return scores
+
+
+def _nested(reasons: dict[tuple[str, ...], str]) -> dict[str, Any]:
+    """Reasons as a tree: protocol -> mark-up -> number of rows -> reason."""
+    tree: dict[str, Any] = {}
+    for (*above, last), why in reasons.items():
+        node = tree
+        for name in above:
+            node = node.setdefault(name, {})
+        node[last] = why
+    return tree
 
 
 def label_free(inputs: Inputs, quality: dict[str, Any]) -> dict[str, Any]:
     """The part of the tree that needs no annotation."""
     predictions = inputs.predictions
     test = np.flatnonzero(predictions.split == "test")
-    landmarks = predictions.found.xy.shape[1]
+    landmarks = inputs.landmarks
     known = bool(landmarks and len(test))
     return {
         "landmarks": landmarks,
@@ -121,9 +134,10 @@ def _score_case(
 ) -> dict[str, Any]:
     """Metrics of one case for each number of regressor rows; the curves are those of the first number."""
     prefix = "/".join(case.key)
-    names = [name for name in map(label, case.protocol.rows) if f"{prefix}/{name}/forward" in regressors]
-    if not names:
-        raise ArtifactError(f"there is no regressor for {prefix}: run `dvc repro regress` with the present params.")
+    names = [label(rows) for rows in case.protocol.served(len(case.pool))]
+    for name in names:
+        if f"{prefix}/{name}/forward" not in regressors:
+            raise ArtifactError(f"no regressor for {prefix}/{name}: run `dvc repro regress` with the present params.")
     raw = _raw(case, params.raw)
     out: dict[str, Any] = {}
     for name in names:

@@ -5,7 +5,7 @@ from importlib.resources import files
 
 import jinja2
 
-from uld.report import palette, pictures, tables
+from uld.report import palette, pictures, source, tables
 from uld.report.pictures import Picture
 from uld.report.source import ReportParams, Run
 
@@ -52,6 +52,7 @@ def render(run: Run, chosen: ReportParams) -> Page:
         no_pose_accuracy=_no_pose_accuracy(run),
         strips=list(strips.values()),
         errors={name: tables.errors(run.metrics, run.protocol, name) for name in _scored(run)},
+        unscored=tables.unscored(run.metrics) if run.markup else [],
         label_free=tables.label_free(run.metrics),
         paper=tables.beside_paper(run.metrics, run.protocol, run.markup),
         health={title: tables.facts(trees) for title, trees in run.health.items()},
@@ -83,9 +84,8 @@ def _no_pose_accuracy(run: Run) -> str:
 
 def _scored(run: Run) -> list[str]:
     """Mark-ups that some table row has errors on, the shown one first."""
-    shown = [tree.get(run.protocol, {}) for tree in run.metrics.values()]
-    scored = [name for name in run.inputs.sets if any(name in one for one in shown)]
-    return sorted(scored, key=lambda name: name != run.markup)
+    found = source.scored(list(run.inputs.sets), run.metrics, run.protocol)
+    return sorted(found, key=lambda name: name != run.markup)
 
 
 def counts(run: Run) -> dict[str, int]:

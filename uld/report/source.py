@@ -19,8 +19,8 @@ from uld.base.params import CLOSED
 from uld.evaluate.cases import Inputs, cases, load
 from uld.evaluate.nme import forward_errors, image_nme
 from uld.evaluate.poses import Poses
-from uld.evaluate.protocols import choose
-from uld.evaluate.regressors import Regressor, label
+from uld.evaluate.protocols import choose, label
+from uld.evaluate.regressors import Regressor
 from uld.evaluate.scores import TABLES, finite
 from uld.images.crops import Crops
 
@@ -40,9 +40,10 @@ class Run:
     """A finished run.
 
     main: the table row in the pictures; inputs, landmarks, regressors: of that row. protocol: whose errors are shown;
-    markup: the annotation set of the curves, the one with the most points, "" if there is none. metrics, plots: of all
-    rows (plots: row -> table name -> lines). health: heading -> name -> figures. rounds: method -> round -> figures of
-    its labels, in the order of params.yaml. poses: lines of `Poses`. params: the text of params.yaml.
+    markup: the annotation set of the curves, the one with the most points of those that the protocol scores; "" if
+    there is none at all. metrics, plots: of all rows (plots: row -> table name -> lines). health: heading -> name ->
+    figures. rounds: method -> round -> figures of its labels, in the order of params.yaml. poses: lines of `Poses`.
+    params: the text of params.yaml.
     """
 
     dataset: str
@@ -113,24 +114,38 @@ def read(
     for row in rows:
         require(folder / "predictions" / f"{row}.h5", f"predict@{row}")
     inputs = load(chosen.row)
+    metrics = {row: read_json(Path("metrics") / f"{row}.json", f"evaluate@{row}") for row in rows}
     made_by = f"discover@{chosen.row}"
     return Run(
         dataset=dataset,
         main=chosen.row,
         protocol=protocol,
-        markup=max(inputs.sets, key=lambda name: inputs.sets[name].xy.shape[1], default=""),
+        markup=_markup(inputs, metrics, protocol),
         inputs=inputs,
         index=read_index(folder / "data" / "index.csv"),
         crops=Crops(folder / "roi" / "crops.zarr"),
         landmarks=read_landmarks(require(folder / "landmarks" / chosen.row / "landmarks.h5", made_by)),
         regressors=read_arrays(folder / "regressors" / f"{chosen.row}.h5", f"regress@{chosen.row}"),
-        metrics={row: read_json(Path("metrics") / f"{row}.json", f"evaluate@{row}") for row in rows},
+        metrics=metrics,
         plots={row: _plots(row) for row in rows},
         health=_health(rows) | _of_poses(poses),
         rounds=_rounds(rounds),
         poses=poses.lines,
         params=params.read_text(encoding="utf-8"),
     )
+
+
+def scored(names: list[str], metrics: dict[str, dict[str, Any]], protocol: str) -> list[str]:
+    """Those mark-ups that some table row has figures of by the protocol."""
+    shown = [tree.get(protocol, {}) for tree in metrics.values()]
+    return [name for name in names if any(name in one for one in shown)]
+
+
+def _markup(inputs: Inputs, metrics: dict[str, dict[str, Any]], protocol: str) -> str:
+    """The mark-up of the curves; one without figures only where none has any."""
+    names = list(inputs.sets)
+    shown = scored(names, metrics, protocol) or names
+    return max(shown, key=lambda name: inputs.sets[name].xy.shape[1], default="")
 
 
 def predictions(row: str) -> Predictions:

@@ -83,6 +83,27 @@ def errors(metrics: dict[str, Tree], protocol: str, set_name: str) -> Table:
     return _table(metrics, (*LABEL_FREE[:2], *columns))
 
 
+@dataclass(frozen=True)
+class Unscored:
+    """Why figures are not there; `path`: protocol, mark-up and number of regressor rows; `rows`: of the table."""
+
+    path: str
+    why: str
+    rows: str
+
+
+def unscored(metrics: dict[str, Tree]) -> list[Unscored]:
+    """What is not scored in the table rows, a line a path and reason."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row, tree in metrics.items():
+        for reason in leaves(tree.get("unscored", {})):
+            found.setdefault(reason, []).append(row)
+    return [
+        Unscored(path, why, "every row" if len(rows) == len(metrics) else ", ".join(rows))
+        for (path, why), rows in found.items()
+    ]
+
+
 def beside_paper(metrics: dict[str, Tree], protocol: str, set_name: str) -> dict[str, Table]:
     """Kind of figures -> what the paper reports of the rows that are here too, and in the last column what is here."""
     branch = f"{protocol}.{set_name}.dense.all"
