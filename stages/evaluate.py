@@ -11,7 +11,7 @@ from uld.evaluate.scores import TABLES, score
 
 
 def main() -> None:
-    """Write metrics/<row>.json and plots/<row>/{ced,cumulative,landmarks}.csv."""
+    """Write metrics/<row>.json and plots/<row>/{ced,cumulative,landmarks,yaw}.csv."""
     row = sys.argv[1]
     inputs = load(row)
     regressors = read_arrays(Path("artifacts/regressors") / f"{row}.h5", f"regress@{row}")

@@ -134,7 +134,7 @@ def test_the_dense_match_fills_the_gaps_of_detection_and_nothing_else(
 def test_its_curves(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = run("found", monkeypatch)
     curves = {name: pd.read_csv(f"plots/found/{name}.csv") for name in ("ced", "cumulative", "landmarks")}
-    one = {"protocol": "canonical", "set": "p5", "points": "dense", "direction": "forward"}
+    one = {"protocol": "canonical", "set": "p5", "points": "dense", "rows": "all", "direction": "forward"}
     chosen = {name: frame[(frame[list(one)] == pd.Series(one)).all(axis=1)] for name, frame in curves.items()}
     assert list(curves["ced"]) == [*one, "threshold", "fraction"]
     assert len(chosen["ced"]) == 101
@@ -143,6 +143,27 @@ def test_its_curves(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen["landmarks"]["nme"].mean() == pytest.approx(figure["forward_nme"], rel=1e-4)
     assert chosen["landmarks"]["matched"].tolist()[:K] == list(range(K))
     assert chosen["landmarks"]["matched"].isna().tolist() == [False] * K + [True]
+
+
+def test_curves_of_every_number_of_regressor_rows(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A map of 25 images stands for that of 300."""
+    monkeypatch.setattr("uld.evaluate.protocols.Protocol.takes", lambda protocol, rows: 25)
+    index = pd.read_csv("artifacts/data/index.csv")
+    write_table(Path("artifacts/data/index.csv"), index.assign(yaw=np.arange(len(index)) - 30.0))
+    tree = run("found", monkeypatch)["canonical"]["p5"]["detected"]
+    tables = {name: pd.read_csv(f"plots/found/{name}.csv") for name in ("ced", "cumulative", "landmarks", "yaw")}
+    last = tables["cumulative"].groupby(["protocol", "points", "rows", "direction"])["nme"].last()
+    for rows in ("all", "n300"):
+        for way in ("forward", "backward"):
+            assert last["canonical", "detected", rows, way] == pytest.approx(tree[rows][f"{way}_nme"], rel=1e-4)
+    assert tree["all"]["forward_nme"] != tree["n300"]["forward_nme"]
+    for table in tables.values():
+        lines = table.groupby(["protocol", "rows"]).size()
+        assert lines["canonical", "all"] == lines["canonical", "n300"]
+        assert set(lines["tusk-wild"].index) == {"all"}
+    one = tables["yaw"].query("protocol == 'canonical' and points == 'detected' and direction == 'forward'")
+    of_all = one.loc[one["rows"] == "all", ["range", "nme"]].to_numpy().tolist()
+    assert of_all == [[span, pytest.approx(tree["yaw"][span]["forward_nme"], rel=1e-4)] for span, _ in of_all]
 
 
 def test_no_landmark_at_all(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +187,7 @@ def test_unlabelled(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch, capsys: 
     said = capsys.readouterr().out
     assert "NME needs annotations" in said
     assert "canonical is not scored: there are no annotations" in said
-    assert Path("plots/found/ced.csv").read_text() == "protocol,set,points,direction,threshold,fraction\n"
+    assert Path("plots/found/ced.csv").read_text() == "protocol,set,points,rows,direction,threshold,fraction\n"
 
 
 @pytest.mark.parametrize(

@@ -294,9 +294,9 @@ def test_poses_against_yaw(truth: np.ndarray) -> None:
     assert "by where the head turns" in text
     assert "No pose clusters beside yaw: most heads of each of them turn the same way (frontal)." in text
     errors = pd.read_csv("plots/found/yaw.csv")
-    one = errors[
-        (errors[["protocol", "set", "points", "direction"]] == ["canonical", "p5", "dense", "forward"]).all(axis=1)
-    ]
+    one = errors.query(
+        "protocol == 'canonical' and set == 'p5' and points == 'dense' and rows == 'all' and direction == 'forward'"
+    )
     assert one["range"].tolist() == ["left_profile", "frontal"]
     assert one["images"].tolist() == [int(left[TRAIN:].sum()), int((~left[TRAIN:]).sum())]
     whole = json.loads(Path("metrics/found.json").read_text())["canonical"]["p5"]["dense"]["all"]["forward_nme"]

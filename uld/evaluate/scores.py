@@ -21,7 +21,7 @@ from uld.evaluate.stability import detection_rate, distinct, stability
 
 Errors = dict[str, NDArray[np.float32]]
 
-SERIES = ["protocol", "set", "points", "direction"]
+SERIES = ["protocol", "set", "points", "rows", "direction"]
 TABLES = {
     "ced": [*SERIES, "threshold", "fraction"],
     "cumulative": [*SERIES, "landmarks", "nme"],
@@ -37,9 +37,9 @@ class Scores:
     tree: dict[str, Any]
     tables: dict[str, list[pd.DataFrame]] = field(default_factory=lambda: {name: [] for name in TABLES})
 
-    def add(self, table: str, case: Case, direction: str, lines: pd.DataFrame) -> None:
-        """Append the lines of one series to a table."""
-        self.tables[table].append(lines.assign(**dict(zip(SERIES, [*case.key, direction], strict=True))))
+    def add(self, table: str, series: tuple[str, ...], lines: pd.DataFrame) -> None:
+        """Append the lines of one series, named by the values of SERIES, to a table."""
+        self.tables[table].append(lines.assign(**dict(zip(SERIES, series, strict=True))))
 
     def table(self, name: str) -> pd.DataFrame:
         """One table in long form; only its header if nothing was scored."""
@@ -132,7 +132,7 @@ def _score_case(
     scores: Scores,
     yaw: NDArray[np.floating],
 ) -> dict[str, Any]:
-    """Metrics of one case for each number of regressor rows; the curves are those of the first number."""
+    """Metrics and curves of one case for each number of regressor rows; `yaw` is of the first number."""
     prefix = "/".join(case.key)
     names = [label(rows) for rows in case.protocol.served(len(case.pool))]
     for name in names:
@@ -143,12 +143,13 @@ def _score_case(
     for name in names:
         errors = _errors(case, regressors, f"{prefix}/{name}")
         out[name] = {key: value for way in errors for key, value in _summary(way, errors[way], params, seed).items()}
-        if name == names[0]:
-            _curves(case, errors, raw, params, scores)
-            out["yaw"] = by_yaw(errors, yaw)
-            for way in errors:
-                lines = [(name, one["images"], one[f"{way}_nme"]) for name, one in out["yaw"].items()]
-                scores.add("yaw", case, way, pd.DataFrame(lines, columns=["range", "images", "nme"]))
+        spans = by_yaw(errors, yaw)
+        out.setdefault("yaw", spans)
+        for way, values in errors.items():
+            series = (*case.key, name, way)
+            _curves(case, series, values, raw, params, scores)
+            lines = [(span, one["images"], one[f"{way}_nme"]) for span, one in spans.items()]
+            scores.add("yaw", series, pd.DataFrame(lines, columns=["range", "images", "nme"]))
     if len(raw):
         out["raw"] = {"accuracy": raw["raw_accuracy"].mean(), "matched": len(raw)}
     return out
@@ -184,21 +185,26 @@ def _raw(case: Case, limit: float) -> pd.DataFrame:
     return pd.DataFrame({"landmark": pairs[:, 1], "matched": pairs[:, 0], "raw_accuracy": accuracy})
 
 
-def _curves(case: Case, errors: Errors, raw: pd.DataFrame, params: EvaluateParams, scores: Scores) -> None:
-    """Lines of the three tables for one case."""
-    target = {"forward": case.annotated, "backward": case.landmarks}
-    for way, values in errors.items():
-        thresholds, fraction = ced.ced(_known(nme.image_nme(values)), params.ced_limit)
-        scores.add("ced", case, way, pd.DataFrame({"threshold": thresholds, "fraction": fraction}))
-        each = nme.landmark_nme(values)
-        curve = ced.cumulative(each)
-        best = np.arange(1, len(curve) + 1)
-        scores.add("cumulative", case, way, pd.DataFrame({"landmarks": best, "nme": curve}))
-        lines = pd.DataFrame({"landmark": np.arange(len(each)), "nme": each})
-        lines["present"] = present(target[way][case.test]).mean(axis=0)
-        matched = raw if way == "forward" else raw[:0]
-        lines = lines.merge(matched, on="landmark", how="left").astype({"matched": "Int64"})
-        scores.add("landmarks", case, way, lines)
+def _curves(
+    case: Case,
+    series: tuple[str, ...],
+    errors: NDArray[np.float32],
+    raw: pd.DataFrame,
+    params: EvaluateParams,
+    scores: Scores,
+) -> None:
+    """Lines of ced, cumulative and landmarks for the errors (R, N, points) of one series."""
+    forward = series[-1] == "forward"
+    thresholds, fraction = ced.ced(_known(nme.image_nme(errors)), params.ced_limit)
+    scores.add("ced", series, pd.DataFrame({"threshold": thresholds, "fraction": fraction}))
+    each = nme.landmark_nme(errors)
+    curve = ced.cumulative(each)
+    scores.add("cumulative", series, pd.DataFrame({"landmarks": np.arange(1, len(curve) + 1), "nme": curve}))
+    lines = pd.DataFrame({"landmark": np.arange(len(each)), "nme": each})
+    lines["present"] = present((case.annotated if forward else case.landmarks)[case.test]).mean(axis=0)
+    matched = raw if forward else raw[:0]
+    lines = lines.merge(matched, on="landmark", how="left").astype({"matched": "Int64"})
+    scores.add("landmarks", series, lines)
 
 
 def _known(values: NDArray[np.floating]) -> NDArray[np.floating]:

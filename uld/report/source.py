@@ -19,7 +19,7 @@ from uld.base.params import CLOSED
 from uld.evaluate.cases import Inputs, cases, load
 from uld.evaluate.nme import forward_errors, image_nme
 from uld.evaluate.poses import Poses
-from uld.evaluate.protocols import choose, label
+from uld.evaluate.protocols import ALL, choose, label
 from uld.evaluate.regressors import Regressor
 from uld.evaluate.scores import TABLES, finite
 from uld.images.crops import Crops
@@ -63,8 +63,13 @@ class Run:
     params: str
 
     def series(self, table: str, direction: str) -> dict[str, pd.DataFrame]:
-        """Row -> lines of a curve table for the shown protocol and mark-up; rows without any are left out."""
-        key = {"protocol": self.protocol, "set": self.markup, "points": "dense", "direction": direction}
+        """Table row -> lines of a curve table for the shown protocol and mark-up; rows without any are left out.
+
+        They are of maps that were fitted on all training images.
+        """
+        key = {
+            "protocol": self.protocol, "set": self.markup, "points": "dense", "rows": label(ALL), "direction": direction
+        }  # fmt: skip
         found = {}
         for row, tables in self.plots.items():
             lines = tables[table]
