@@ -69,8 +69,8 @@ def test_no_two_rows_look_alike() -> None:
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda: charts.ced({f"row{n}": CED for n in range(9)}, "row3"),
-        lambda: charts.ced({"mean_shape": CED}, "absent"),
+        lambda: charts.ced({"forward": {f"row{n}": CED for n in range(9)}, "backward": {"row3": CED}}, "row3"),
+        lambda: charts.ced({"forward": {"mean_shape": CED}}, "absent"),
         lambda: charts.by_yaw({"forward": {"a": YAW, "b": YAW}, "backward": {"b": YAW[:1]}}, "b"),
         lambda: charts.pose_accuracy(POSES),
         lambda: charts.raw_accuracy(RAW),
@@ -95,3 +95,22 @@ def test_a_row_looks_alike_in_all_panels(monkeypatch: pytest.MonkeyPatch) -> Non
     first, second = ({line.get_label(): line.get_color() for line in axes.get_lines()} for axes in figure.axes)
     assert len(set(first.values())) == 3 and second == {row: first[row] for row in ("c", "b")}
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(("rows", "name"), [(1, "duld"), (5, "zeroshot"), (20, "duld_pp_without_poses"), (9, 60 * "x")])
+def test_both_ceds_and_the_names_of_all_rows_are_in_the_picture(
+    rows: int, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Panels keep their size however many rows the legend has; a row without landmarks is in one of them only."""
+    monkeypatch.setattr(charts, "_png", lambda figure: figure)
+    forward = {f"{name}{n}": CED for n in range(rows)}
+    backward = dict.fromkeys([*forward][1:], CED)
+    figure: Any = charts.ced({"forward": forward, "backward": backward} if backward else {"forward": forward}, "x")
+    figure.draw_without_rendering()
+    legend = figure.legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == [*forward]
+    assert all(text.get_window_extent().x1 <= figure.bbox.x1 for text in legend.get_texts())
+    assert all(axes.get_window_extent().height > 3 * figure.dpi for axes in figure.axes)
+    labels = [axes.get_xlabel().split()[0] for axes in figure.axes]
+    assert labels == (["forward", "backward"] if backward else ["forward"])
+    assert [len(axes.get_lines()) for axes in figure.axes] == [rows, rows - 1][: len(labels)]

@@ -359,7 +359,7 @@ def test_the_curves_are_of_a_markup_that_the_protocol_scores(truth: np.ndarray) 
     score("found", "mean_shape")
     text = re.sub(r"\s+", " ", report().text)
     assert Path("report/ced.png").exists()
-    assert "forward error on p5 (5 points)" in text
+    assert "error on p5 (5 points)" in text
     assert "Errors on p7" not in text
     assert "tusk-wild.p7 (every row): needs 5 points, this mark-up has 7" in text
     assert "tusk-wild.p5 (mean_shape): needs a landmark: its map has no intercept" in text

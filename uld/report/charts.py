@@ -21,20 +21,21 @@ LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#7B4A12")  # of
 DASHES = ("--", "-.", ":", "-", (0, (4, 1, 1, 1, 1, 1)))  # 5 against 6 colours: 30 rows before a look comes twice
 
 
-def ced(curves: dict[str, pd.DataFrame], main: str) -> bytes:
-    """Cumulative error distributions, a line a table row.
+def ced(curves: dict[str, dict[str, pd.DataFrame]], main: str) -> bytes:
+    """Cumulative error distributions, a panel a direction and a line a table row.
 
     Args:
-        curves: row -> lines with `threshold` (share of the normaliser) and `fraction` of images.
+        curves: direction -> row -> lines with `threshold` (share of the normaliser) and `fraction` of images.
         main: the row in solid dark ink.
     """
-    figure, axes = _figure(7.2, 4.2)
-    for (row, lines), look in zip(curves.items(), _looks(curves, main), strict=True):
-        axes.plot(100 * lines["threshold"], 100 * lines["fraction"], label=row, **look)
-    axes.set(xlabel="error of an image, % of the normaliser", ylabel="images with at most this error, %", ylim=(0, 100))
-    axes.set_xlim(0, max(100 * one["threshold"].max() for one in curves.values()))
-    axes.legend(frameon=False, loc="best", handlelength=2.6)
-    return _png(figure)
+    figure, panels, looks = _directions(curves, main)
+    for direction, axes in panels.items():
+        for row, lines in curves[direction].items():
+            axes.plot(100 * lines["threshold"], 100 * lines["fraction"], label=row, **looks[row])
+        axes.set(xlabel=f"{direction} error, % of the normaliser", ylim=(0, 100))
+        axes.set_xlim(0, max(100 * one["threshold"].max() for one in curves[direction].values()))
+    figure.axes[0].set_ylabel("images with at most this error, %")
+    return _with_legend(figure, list(looks))
 
 
 def by_yaw(errors: dict[str, dict[str, pd.DataFrame]], main: str) -> bytes:
@@ -44,20 +45,40 @@ def by_yaw(errors: dict[str, dict[str, pd.DataFrame]], main: str) -> bytes:
         errors: direction -> row -> lines with `range`, `nme` in % and `images`.
         main: the row in solid dark ink.
     """
-    figure = Figure(figsize=(7.2, 4.4), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
-    names = list(dict.fromkeys(row for rows in errors.values() for row in rows))  # a panel may lack some
-    looks = dict(zip(names, _looks(names, main), strict=True))
-    for number, (direction, rows) in enumerate(errors.items()):
-        axes = _plain(figure.add_subplot(1, len(errors), number + 1))
-        for row, lines in rows.items():
+    figure, panels, looks = _directions(errors, main)
+    for direction, axes in panels.items():
+        for row, lines in errors[direction].items():
             at = [RANGES.index(name) for name in lines["range"]]
             axes.plot(at, lines["nme"], label=row, marker="o", ms=3, **looks[row])
         axes.set(ylabel=f"{direction} NME, %", ylim=(0, None), xlim=(-0.3, len(RANGES) - 0.7))
         axes.set_xticks(range(len(RANGES)), [_words(name) for name in RANGES], fontsize=8)
+    return _with_legend(figure, list(looks))
+
+
+def _directions(
+    lines: dict[str, dict[str, pd.DataFrame]], main: str
+) -> tuple[Figure, dict[str, Axes], dict[str, dict[str, Any]]]:
+    """An empty figure with a panel a direction, high enough for a legend of all rows below; a look for each row."""
+    names = list(dict.fromkeys(row for rows in lines.values() for row in rows))  # a panel may lack some
+    figure = Figure(figsize=(7.2, 4.2 + 0.17 * -(-len(names) // _columns(names))), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(lines), squeeze=False)[0]
+    looks = dict(zip(names, _looks(names, main), strict=True))
+    return figure, {direction: _plain(axes) for direction, axes in zip(lines, panels, strict=True)}, looks
+
+
+def _columns(names: list[str]) -> int:
+    """How many names have room beside each other below a chart, in small print."""
+    return int(np.clip(105 // (9 + max(map(len, names))), 1, 4))
+
+
+def _with_legend(figure: Figure, names: list[str]) -> bytes:
+    """The figure as a PNG, with the lines of these names below all panels."""
     drawn = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
-    shown = [drawn[row] for row in names]
-    figure.legend(handles=shown, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    shown = [drawn[name] for name in names]
+    figure.legend(
+        handles=shown, loc="outside lower center", ncols=_columns(names), frameon=False, fontsize=8, handlelength=2.6
+    )
     return _png(figure)
 
 

@@ -5,6 +5,7 @@ from base64 import b64encode
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from uld.images import Pixels
@@ -112,15 +113,15 @@ def side_by_side(run: Run) -> dict[str, Picture]:
 def chart_pictures(run: Run) -> dict[str, Picture]:
     """The charts that the run has numbers for."""
     found: dict[str, Picture] = {}
-    if curves := run.series("ced", "forward"):
-        found["ced.png"] = Picture(charts.ced(curves, run.main), f"cumulative error curves of {', '.join(curves)}")
+    if curves := _both_ways(run, "ced"):
+        found["ced.png"] = Picture(charts.ced(curves, run.main), f"cumulative error curves, {' and '.join(curves)}")
     if len(run.landmarks.sample) > 2 and run.landmarks.sample.shape[1] > 1:
         found["clusters.png"] = Picture(charts.cluster_map(run.landmarks), "descriptors on their two principal axes")
     if run.rounds:
         found["rounds.png"] = Picture(charts.rounds(run.rounds), "health of the labels over the rounds")
     if run.poses["range"].nunique() > 2:  # all, and more than one range
         found["poses.png"] = Picture(charts.pose_accuracy(run.poses), "pose clusters against yaw over the rounds")
-    ways = {way: rows for way in ("forward", "backward") if (rows := run.series("yaw", way))}
+    ways = _both_ways(run, "yaw")
     if any(len(lines) > 1 for rows in ways.values() for lines in rows.values()):
         found["yaw.png"] = Picture(charts.by_yaw(ways, run.main), "errors by range of yaw")
     for name, direction, draw in (
@@ -135,3 +136,8 @@ def chart_pictures(run: Run) -> dict[str, Picture]:
                     charts.raw_accuracy(lines), "annotated points matched by a landmark"
                 )
     return found
+
+
+def _both_ways(run: Run, table: str) -> dict[str, dict[str, pd.DataFrame]]:
+    """Direction -> row -> lines of a curve table; a direction without any is left out."""
+    return {way: rows for way in ("forward", "backward") if (rows := run.series(table, way))}
