@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uld.evaluate.cases import Case
+from uld.evaluate.completion import svt
 from uld.evaluate.nme import backward_errors, forward_errors, nme
 from uld.evaluate.protocols import ALL, PROTOCOLS, Protocol
 from uld.evaluate.regressors import draw, fit
@@ -143,6 +144,22 @@ def test_the_zero_rule_puts_zeros_into_gaps() -> None:
     tusk = PROTOCOLS["tusk-wild"]
     holed, full = (fit(one, y, np.arange(40)[None], 0.0, tusk) for one in (x, zeros))
     np.testing.assert_allclose(holed.predict(0, x), full.predict(0, zeros))
+
+
+@pytest.mark.parametrize(("name", "unit"), [("k2l-mafl", 218.0), ("k2l-ls3d", 1.0)])
+def test_k2l_fills_gaps_by_svt_in_its_own_unit_and_at_test_time_by_the_means_of_what_was_seen(
+    name: str, unit: float
+) -> None:
+    x, y = affine_pair()
+    x = x * unit / 100
+    x[::5, 1] = np.nan
+    protocol = PROTOCOLS[name]
+    regressor = fit(x, y, np.arange(40)[None], protocol.ridge, protocol)
+    np.testing.assert_allclose(regressor.fill[0], np.nanmean(x[:40].reshape(40, 8), axis=0))
+    whole = svt(x[:40].reshape(40, 8), unit).reshape(40, 4, 2)
+    alone = fit(whole, y[:40], np.arange(40)[None], protocol.ridge, protocol)
+    np.testing.assert_allclose(regressor.maps, alone.maps)
+    assert [key for key, one in PROTOCOLS.items() if one.fill == "svt"] == ["k2l-mafl", "k2l-ls3d"]
 
 
 def test_rows_are_exact_distinct_and_repeated() -> None:

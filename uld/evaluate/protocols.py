@@ -47,7 +47,8 @@ class Protocol:
     normaliser: Literal["declared", "box"] = "declared"  # of the annotation set, or the annotated points' box
     spans: tuple[tuple[int, int, int], ...] = ()  # (P, a, b): in a mark-up of P points, the distance of points a and b
     frame: Literal["image", "roi", "photo"] = "image"  # where coordinates and errors live, see `cases.to_frame`
-    fill: Literal["complete", "zero"] = "complete"  # what stands in for an absent input point
+    fill: Literal["complete", "svt", "zero"] = "complete"  # what stands in for an absent input point
+    unit: float | None = None  # of `svt`: the length that is 1 while gaps are filled; None: that of the frame
     points: tuple[int, ...] = ()  # how many points a mark-up must have to be scored; empty: any number
 
     def served(self, images: int) -> dict[int, int]:
@@ -73,6 +74,8 @@ PROTOCOLS: dict[str, Protocol] = {
         ridge_backward=0.1,
         extra_rows=1,
         spans=((5, 0, 1), (68, 41, 46)),
+        fill="svt",
+        unit=218.0,  # pixels: the height of an image of CelebA
     ),
     "k2l-ls3d": Protocol(
         "dimitrismallis/KeypointsToLandmarks, LS3D",
@@ -82,6 +85,7 @@ PROTOCOLS: dict[str, Protocol] = {
         pool=1000,
         normaliser="box",
         frame="roi",
+        fill="svt",
     ),
     "cgb": Protocol(
         "MamonaAwan/CGB_ULD, MAFL and AFLW",

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from uld.base import random
 from uld.evaluate.cases import Array, Case, present
-from uld.evaluate.completion import complete
+from uld.evaluate.completion import column_means, complete, svt
 from uld.evaluate.protocols import Protocol, label
 
 
@@ -43,7 +43,7 @@ def fit(inputs: Array, outputs: Array, rows: NDArray[np.int64], ridge: float, pr
     Returns:
         The regressor; NaN maps for an output that no row of a draw has.
     """
-    x, fill = _fill(_flat(inputs)[rows], protocol.fill)
+    x, fill = _fill(_flat(inputs)[rows], protocol)
     y = _flat(outputs)[rows]
     there = present(outputs)[rows]
     maps = np.empty((len(rows), x.shape[2] + 1, y.shape[2]))
@@ -59,10 +59,15 @@ def _flat(points: NDArray[Any]) -> Array:
     return kept.reshape(len(points), 2 * points.shape[1])
 
 
-def _fill(x: Array, rule: str) -> tuple[Array, Array]:
-    """Training inputs (R, n, D) without gaps, and what fills a gap at test time (R, D): the training mean, or 0."""
-    if rule == "zero":
+def _fill(x: Array, protocol: Protocol) -> tuple[Array, Array]:
+    """Training inputs (R, n, D) without gaps, and what fills a gap at test time (R, D): the training mean, or 0.
+
+    It is the mean of the completed column, with `svt` that of its observed entries.
+    """
+    if protocol.fill == "zero":
         return np.nan_to_num(x, nan=0.0), np.zeros((x.shape[0], x.shape[2]))
+    if protocol.fill == "svt":
+        return np.stack([svt(one, protocol.unit or 1.0) for one in x]), np.stack([column_means(one) for one in x])
     filled = np.stack([complete(one) for one in x])
     return filled, filled.mean(axis=1)
 
