@@ -25,6 +25,7 @@ from uld.models.heads import Heads
 from uld.sources.stored_views import StoredViews
 from uld.sources.views import Batch
 from uld.training.labelled import LabelledImages
+from uld.training.optimiser import OptimiserParams
 from uld.training.self_training import SelfTrainingParams, contrast, draw_pairs
 
 SIDE, GRID, K = 64, 32, 10
@@ -70,7 +71,8 @@ def stored(batch: Batch, views: StoredViews) -> list[int]:
 def main(small: bool) -> None:
     rows, repeats = (6, 1) if small else (200, 7)
     shapes = {"l00_t74": (128, 8, 8), "l01_t74": (128, 8, 8), "l10_t74": (64, 16, 16), "l20_t74": (32, 32, 32)}
-    p = SelfTrainingParams(120, 2 if small else 6, 1e-3, 5e-5, 0.5, 1.0, 0.8, 64, 2.85, 10.0)
+    adam = OptimiserParams("adam", 0, 1, False)
+    p = SelfTrainingParams(120, 2 if small else 6, 1e-3, 5e-5, adam, 0.5, 1.0, 0.8, 64, 2.85, 10.0)
     with tempfile.TemporaryDirectory() as name:
         views = make(Path(name), rows, shapes)
         images = LabelledImages(labels(rows), views, list(shapes))

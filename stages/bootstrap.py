@@ -27,7 +27,8 @@ def main() -> None:
     views, made_of = open_views(origin, start.grid, boxes)
     identity = {"params": asdict(block), "seed": seed, "made_of": made_of, "rows": views.rows.tolist()}
     state = scratch_folder(f"bootstrap-{key}", **identity) / "state.pt"
-    made = start.make(Site(views, crops, seed, state, key))
+    site = Site(views, crops, seed, state, key)
+    made = start.make(site)
     if runtime.process():
         return  # all have the same model
     out, steps = Path(f"artifacts/rounds/{key}"), 0
@@ -35,7 +36,7 @@ def main() -> None:
         steps = len(made.history)
         write_table(out / "training.csv", made.history)
     model = made.model.to(runtime.device())
-    save_model(model, out, Origin(block.reads, made_of, start.views, steps))
+    save_model(model, out, Origin(block.reads, made_of, start.views, steps), site.moments)
     tried = checks.sample(views.rows)
     figures = checks.measure(Source(model, views), tried, random.rng(seed, "gates"))
     baseline = checks.measure(checks.colour(crops, views), tried, random.rng(seed, "gates"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from uld import methods
 from uld.artifacts.files import sha256, write_table
 from uld.artifacts.labels import read_labels, write_labels
-from uld.artifacts.models import WEIGHTS, save_model
+from uld.artifacts.models import WEIGHTS, read_moments, save_model
 from uld.base import params, random, ranks, runtime
 from uld.base.scratch import scratch_folder
 from uld.methods.base import Training
@@ -32,11 +32,12 @@ def main() -> None:
         lambda step: random.rng(seed, f"train-{key}", step),
         state,
         f"round {key}",
+        read_moments(Path(f"artifacts/rounds/{chosen.start}")),
     )
     model, history = kind.train(opened.model, training, block)
     if runtime.process():
         return  # all have the same model
-    save_model(model, out, trained_more(opened.origin, len(history)))
+    save_model(model, out, trained_more(opened.origin, len(history)), training.moments)
     write_table(out / "training.csv", history)
     write_labels(out / "labels.h5", training.labels)
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.training.adam import ADAM
 from uld.base import params, runtime
 from uld.base.errors import ArtifactError
 from uld.commands import plan
@@ -29,6 +30,7 @@ from uld.sources.stored_views import StoredViews
 from uld.starts.base import Site
 from uld.starts.heads import HeadsStart, HeadsStartParams
 from uld.training.bootstrap import BootstrapParams
+from uld.training.optimiser import OptimiserParams
 
 TRAIN = np.arange(5)
 VIEWS = (ViewParams(False, 0, 1), ViewParams(True, 0, 1), ViewParams(False, 90, 1))
@@ -121,7 +123,9 @@ def test_training_from_latents_is_training_from_features(
     """A bootstrap draws the same pairs and ends in the same model, but for the rounding of latents to float16."""
     network = HeadsParams(((0, 1), (1, 0)), (24,), 8, 16, 4, 16, "convolution", "native", None)
     projection = ProjectionParams(((0, 1), (1, 0)), 6, 8, "image", 1.0, 5, 40)
-    block = BootstrapParams({"by": "silk", "tolerance": 1}, 1.0, 12, 3, 1e-3, 1e-3, 0.05, "both")
+    block = BootstrapParams(
+        {"by": "silk", "tolerance": 1}, 1.0, 12, 3, 1e-3, 1e-3, OptimiserParams(**ADAM), 0.05, "both"
+    )
     start = HeadsStart(HeadsStartParams("heads", "features/either", projection, network, block))
     frames = Frames(crops32.affine, corners(photographs[1]), crops32.inside, crops32.size, 8)
     ends = []

@@ -47,6 +47,12 @@ def test_height_1_at_a_cell_and_sigma_in_cells() -> None:
     torch.testing.assert_close(heat[:, 3], torch.exp(-((torch.arange(6.0) - 1) ** 2) / 8))
 
 
+def test_without_a_width_a_point_is_its_cell() -> None:
+    """Borders of cells are at halves; what lies outside the map leaves no trace."""
+    heat = render(torch.tensor([[[1.49, 2.51], [0.0, 0.0], [-0.6, 1.0], [NAN, NAN]]]), 4, 0)[0]
+    assert heat.nonzero().tolist() == [[0, 0], [3, 1]] and heat.max() == 1
+
+
 def test_between_cells_and_the_maximum_of_two() -> None:
     heat = render(torch.tensor([[[0.5, 0.0], [1.5, 0.0], [1.5, 0.0]]]), 3, 0.5)
     torch.testing.assert_close(heat[0, 0], torch.full((3,), math.exp(-0.5)))  # a sum would be higher in the middle

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.methods.conftest import MIRROR, PARTS, PLAIN, TURN, VIEWS, Course, Planted, task
+from tests.training.adam import ADAM
 from uld.artifacts.found import Found
 from uld.artifacts.labels import Labels
 from uld.artifacts.landmarks import Landmarks
@@ -27,7 +28,8 @@ from uld.training import self_training
 from uld.training.labelled import LabelledImages
 from uld.training.self_training import SelfTrainingParams
 
-TRAIN = {"steps": 40, "pairs": 4, "lr": 3e-3, "descriptor_lr": 1e-3, "other_image": 0.5, "sigma": 1.0, "margin": 1.7,
+TRAIN = {"steps": 40, "pairs": 4, "lr": 3e-3, "descriptor_lr": 1e-3, "optimiser": ADAM, "other_image": 0.5,
+         "sigma": 1.0, "margin": 1.7,
          "negatives": 16, "min_distance": 3.0, "descriptor_weight": 1.0}  # fmt: skip
 DETECT = {"radius": 1, "threshold": 0.3, "min_points": 0, "max_points": 8, "heat_weight": 0.0}
 LABEL = {"max_distance": 2.0, "dense": 0.0}

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.methods.conftest import MIRROR, PARTS, PLAIN, VIEWS, Course, Planted, task
+from tests.training.adam import ADAM
 from uld.artifacts.found import Found
 from uld.artifacts.labels import POSE, Labels
 from uld.artifacts.landmarks import Landmarks, PoseCentroids
@@ -32,9 +33,11 @@ LABEL = {"max_distance": 2.0, "dense": 0.0}
 CLUSTER = {"poses": POSES, "landmarks": None, "min_images": 5, "restarts": 4, "iterations": 4, "within": "exemplars",
            "prior": 0.0, "align": 0.5, "place": None, "images": 100}  # fmt: skip
 PRETRAIN = {"maps": 96, "steps": 60, "batch": 16}
-ELBO = {"loss": "elbo", "steps": 60, "views": 8, "lr": 3e-3, "pose_lr": 3e-3, "sigma": 1.0, "weight": 1.0,
+ELBO = {"loss": "elbo", "steps": 60, "views": 8, "lr": 3e-3, "pose_lr": 3e-3, "optimiser": ADAM, "sigma": 1.0,
+        "weight": 1.0,
         "free_nats": 0.05}  # fmt: skip
-CONTRAST = {"loss": "contrast", "steps": 40, "triplets": 4, "lr": 1e-3, "pose_lr": 3e-3, "sigma": 1.0, "weight": 0.3,
+CONTRAST = {"loss": "contrast", "steps": 40, "triplets": 4, "lr": 1e-3, "pose_lr": 3e-3, "optimiser": ADAM,
+            "sigma": 1.0, "weight": 0.3,
             "margin": 1.0, "relative": True, "queue": 0}  # fmt: skip
 VAE = {"code": 8, "widths": [8, 16], "groups": 4, "normalise": "none"}
 CLUSTERS = {

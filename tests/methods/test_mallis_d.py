@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.methods.conftest import MIRROR, PARTS, PLAIN, VIEWS, Course, Planted, task
+from tests.training.adam import ADAM
 from uld.artifacts.labels import Labels
 from uld.base.errors import ULDError
 from uld.base.params import build
@@ -16,7 +17,8 @@ from uld.methods.base import Labelled, Method, Training
 from uld.models.base import Model
 from uld.sources.views import View
 
-TRAIN = {"steps": 40, "pairs": 4, "lr": 3e-3, "descriptor_lr": 1e-3, "other_image": 0.5, "sigma": 1.0, "margin": 0.8,
+TRAIN = {"steps": 40, "pairs": 4, "lr": 3e-3, "descriptor_lr": 1e-3, "optimiser": ADAM, "other_image": 0.5,
+         "sigma": 1.0, "margin": 0.8,
          "negatives": 16, "min_distance": 3.0, "descriptor_weight": 1.0}  # fmt: skip
 DETECT = {"radius": 1, "threshold": 0.3, "min_points": 0, "max_points": 8, "heat_weight": 0.0}
 BLOCK = {"clusters": 3, "max_points": 100_000, "restarts": 3, "iterations": 20, "detect": DETECT}

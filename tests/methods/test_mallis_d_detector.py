@@ -9,18 +9,19 @@ import torch
 import torch.nn.functional as F
 
 from tests.methods.conftest import MIRROR, PARTS, PLAIN, Course, Planted, task
+from tests.training.adam import ADAM
 from uld.base.errors import ULDError
 from uld.base.params import build
 from uld.cluster import spool
 from uld.geometry import sampling
 from uld.landmarks.channels import flip_agreement, tops
-from uld.losses.mallis import channel_bce
+from uld.losses.mallis import channel_bce, channel_mse
 from uld.methods import load
 from uld.methods.base import Discovery, Labelled, Method, Training
 from uld.models.base import Model
 from uld.sources.views import View
 
-TRAIN = {"steps": 60, "views": 8, "lr": 1e-2, "lr_rest": 1e-3, "sigma": 0.75}
+TRAIN = {"steps": 60, "views": 8, "lr": 1e-2, "lr_rest": 1e-3, "optimiser": ADAM, "loss": "bce", "sigma": 0.75}
 DETECT = {"radius": 1, "threshold": 0.3, "min_points": 0, "max_points": 8}
 BLOCK = {"max_points": 100_000, "restarts": 3, "iterations": 20, "detect": DETECT, "threshold": 0.0}
 ROWS = np.arange(2, 40)
@@ -74,6 +75,27 @@ def test_loss_by_hand() -> None:
     present[1, 2] = False
     assert channel_bce(logits, target, inside, present).item() == pytest.approx(first)
     assert channel_bce(logits, target, inside & False, present).item() == 0
+
+
+def test_squared_error_by_hand() -> None:
+    """Errors 1/2 of one cell of two and 1/4 of one of four; the mean is over all channels, present or not."""
+    logits = torch.tensor([[[[0.0, 0], [0, 9]]], [[[0.0, 0], [0, 0]]]])
+    target = torch.tensor([[[[0.5, 9], [0, 9]]], [[[0.25, 0.5], [0.5, 0.5]]]])
+    inside = torch.tensor([[[True, False], [True, False]], [[True] * 2] * 2])
+    present = torch.tensor([[True], [True]])
+    each = [0.5**2 / 2, 0.25**2 / 4]
+    assert channel_mse(logits, target, inside, present).item() == pytest.approx(sum(each) / 2 / 2)
+    present[0] = False
+    assert channel_mse(logits, target, inside, present).item() == pytest.approx(each[1] / 2 / 2)
+    assert channel_mse(logits, target, inside & False, present).item() == 0
+
+
+@pytest.mark.parametrize("sigma", [0, 0.75])
+def test_squared_error_teaches_the_heat_maps_too(planted: Planted, course: Course, sigma: float) -> None:
+    labels = label(planted, discover(planted).landmarks).labels
+    _, history = train(course.head(), course.training(labels), loss="mse", sigma=sigma)
+    loss = history["loss"].to_numpy()
+    assert loss[-5:].mean() < (0.6 if sigma else 0.95) * loss[:5].mean(), loss
 
 
 def test_loss_is_least_at_the_target_and_pulls_a_dark_channel() -> None:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from tests.methods.conftest import task
+from tests.training.adam import ADAM
 from uld.artifacts.found import Found
 from uld.artifacts.landmarks import Landmarks
 from uld.artifacts.models import Origin, load_model, save_model
@@ -37,12 +38,13 @@ START = {
     "network": {"grid": GRID, "widths": [16, 16, 16], "dims": 16, "hidden": 16, "groups": 4},
     "views": VIEWS,
     "train": {"keypoints": {"by": "silk", "tolerance": 1}, "sigma": 1.0, "steps": 80, "pairs": 4, "lr": 5e-3,
-              "descriptor_lr": 5e-3, "temperature": 0.05, "flips": "both"},
+              "descriptor_lr": 5e-3, "optimiser": ADAM, "temperature": 0.05, "flips": "both"},
 }  # fmt: skip
 DETECT = {"radius": 2, "threshold": 0.2, "min_points": 6, "max_points": 10, "heat_weight": 0.0}
 CLUSTER = {"pool": "pixels", "points": 60, "max_points": 10_000, "restarts": 3, "iterations": 20, "over_clustering": 2,
            "recentre": 2, "images": 8, "detect": DETECT, "label": {"max_distance": None, "dense": 0.0}}  # fmt: skip
-TRAIN = {"steps": 120, "pairs": 4, "lr": 5e-3, "descriptor_lr": 1e-3, "other_image": 0.5, "sigma": 1.0, "margin": 1.0,
+TRAIN = {"steps": 120, "pairs": 4, "lr": 5e-3, "descriptor_lr": 1e-3, "optimiser": ADAM, "other_image": 0.5,
+         "sigma": 1.0, "margin": 1.0,
          "negatives": 16, "min_distance": 3.0, "descriptor_weight": 1.0}  # fmt: skip
 
 

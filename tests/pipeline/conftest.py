@@ -7,6 +7,7 @@ import pytest
 
 from smoke.project import Project
 from smoke.shared import once
+from tests.training.adam import ADAM
 from uld.base import params
 
 # further lines of the tables
@@ -27,13 +28,15 @@ MORE = {
         "mallis_d": {
             "cluster": {"clusters": 14, "detect": DETECT | {"heat_weight": 0}} | KMEANS,
             "train": {
-                "steps": 6, "pairs": 4, "lr": 1e-3, "descriptor_lr": 1e-5, "other_image": 0.5, "sigma": 1,
+                "steps": 6, "pairs": 4, "lr": 1e-3, "descriptor_lr": 1e-5, "optimiser": ADAM,
+                "other_image": 0.5, "sigma": 1,
                 "margin": 0.8, "negatives": 8, "min_distance": 2.85, "descriptor_weight": 10,
             },
         },
         "mallis_d_detector": {
             "cluster": {"detect": DETECT, "threshold": 0} | KMEANS,
-            "train": {"steps": 6, "views": 4, "lr": 1e-2, "lr_rest": 1e-3, "sigma": 0.75},
+            "train": {"steps": 6, "views": 4, "lr": 1e-2, "lr_rest": 1e-3, "optimiser": ADAM, "loss": "mse",
+            "sigma": 0.75},
         },
     },
 }  # fmt: skip

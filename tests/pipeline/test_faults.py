@@ -24,7 +24,7 @@ from uld.artifacts.files import read_arrays, read_json, read_table
 from uld.artifacts.index import read_index
 from uld.artifacts.labels import read_labels
 from uld.artifacts.landmarks import read_landmarks
-from uld.artifacts.models import load_model, read_origin
+from uld.artifacts.models import load_model, read_moments, read_origin
 from uld.artifacts.predictions import read_predictions
 from uld.base.errors import ULDError
 from uld.detector import Detector
@@ -78,6 +78,7 @@ READERS: dict[str, tuple[Read, bool]] = {
     r"(artifacts/features/\w+\.zarr)/.*zarr\.json": (store, False),
     r"(artifacts/rounds/[\w-]+)/model\.safetensors": (model, True),
     r"(artifacts/rounds/[\w-]+)/model\.json": (model, False),
+    r"(artifacts/rounds/[\w-]+)/moments\.safetensors": (read_moments, True),
     r"artifacts/(rounds|labels)/[\w-]+/labels\.h5": (read_labels, True),
     r"artifacts/(landmarks|labels)/[\w-]+/landmarks\.h5": (read_landmarks, True),
     r"artifacts/landmarks/\w+/quality\.json": (lambda path: read_json(path, "discover"), False),

@@ -12,6 +12,7 @@ from tests.diffusion import texture
 from tests.diffusion.texture import SIZE, Texture
 from tests.models.test_aggregator import loop, save_checkpoint
 from tests.sources.test_pixel_views import DARK, MOVING
+from tests.training.adam import ADAM
 from uld import models, starts
 from uld.base.errors import ParamsError, ULDError
 from uld.base.params import build
@@ -30,7 +31,7 @@ PROJECTION: dict[str, Any] = {
 }  # fmt: skip
 TRAIN: dict[str, Any] = {
     "keypoints": {"by": "silk", "tolerance": 1}, "sigma": 1, "steps": STEPS, "pairs": 3, "lr": 3e-3,
-    "descriptor_lr": 3e-3, "temperature": 0.1, "flips": "both",
+    "descriptor_lr": 3e-3, "optimiser": ADAM, "temperature": 0.1, "flips": "both",
 }  # fmt: skip
 HEADS: dict[str, Any] = {
     "layers": [[1, 0]], "timesteps": [5], "middle": 4, "width": 8, "groups": 4, "hidden": 8, "descriptor": "linear",

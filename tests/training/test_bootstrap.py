@@ -14,6 +14,7 @@ import torch
 
 from tests.diffusion import texture
 from tests.diffusion.texture import Texture
+from tests.training.adam import ADAM
 from uld.base import random, stop
 from uld.base.errors import ParamsError, ULDError
 from uld.base.scratch import scratch_root
@@ -30,6 +31,7 @@ from uld.starts.base import Site
 from uld.starts.heads import HeadsStart, HeadsStartParams
 from uld.training import bootstrap
 from uld.training.bootstrap import BootstrapParams, SilkParams, matching, teacher
+from uld.training.optimiser import OptimiserParams
 
 GRID = 16
 MODEL = HeadsParams(((0, 0), (1, 0)), (5,), 8, 16, 4, 16, "convolution", "native", None)
@@ -42,6 +44,7 @@ BLOCK = BootstrapParams(
     pairs=2,
     lr=5e-3,
     descriptor_lr=5e-3,
+    optimiser=OptimiserParams(**ADAM),
     temperature=0.05,
     flips="both",
 )

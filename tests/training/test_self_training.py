@@ -8,15 +8,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.training.adam import ADAM
 from uld.artifacts.labels import Labels
 from uld.geometry import sampling
 from uld.sources.views import Batch
 from uld.training.labelled import LabelledImages
+from uld.training.optimiser import OptimiserParams
 from uld.training.self_training import SelfTrainingParams, contrast, draw_pairs, within
 
 GRID, P, N = 9, 3, 5
 PARAMS = SelfTrainingParams(
-    steps=1, pairs=P, lr=1.0, descriptor_lr=1.0, other_image=0.5, sigma=1.0, margin=1.5, negatives=N,
+    steps=1, pairs=P, lr=1.0, descriptor_lr=1.0, optimiser=OptimiserParams(**ADAM), other_image=0.5, sigma=1.0,
+    margin=1.5, negatives=N,
     min_distance=2.0, descriptor_weight=1.0,
 )  # fmt: skip
 

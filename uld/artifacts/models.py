@@ -1,6 +1,7 @@
 """A model in a folder: artifacts/rounds/<start or round>/, and the same inside a detector bundle."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import reduce
 from inspect import Parameter, signature
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.dataclasses import dataclass as closed
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import nn
+from torch import Tensor, nn
 
 from uld import models
 from uld.artifacts.files import checksum, contents, damaged, read_json
@@ -21,7 +22,7 @@ from uld.base.params import CLOSED, build
 from uld.base.writing import write
 from uld.models.base import Model
 
-ABOUT, WEIGHTS = "model.json", "model.safetensors"
+ABOUT, WEIGHTS, MOMENTS = "model.json", "model.safetensors", "moments.safetensors"
 MADE_BY = "bootstrap train"  # the stages whose folders hold a model
 LARGEST = 2**14  # no size of a model is beyond it: a network of such a size would take all memory before it is refused
 
@@ -45,7 +46,8 @@ class Origin:
 class About:
     """What model.json holds: what is in `Origin`, and
 
-    model: name in `MODELS`; args: of its constructor; weights: CRC-32C of the other file.
+    model: name in `MODELS`; args: of its constructor; weights, moments: CRC-32C of the other files, None of moments
+    that were not kept.
     """
 
     model: str
@@ -55,14 +57,30 @@ class About:
     made_of: str
     views: dict[str, Any] | None
     steps: Annotated[int, Field(ge=0)]
+    moments: str | None = None
 
 
-def save_model(model: Model, folder: Path, origin: Origin) -> None:
-    """Write model.json and model.safetensors."""
+def save_model(model: Model, folder: Path, origin: Origin, moments: Mapping[str, Tensor] | None = None) -> None:
+    """Write model.json and model.safetensors, and moments.safetensors if the optimiser remembers anything."""
     weights = save({name: value.contiguous().cpu() for name, value in model.state_dict().items()})
-    about = About(models.name_of(model), model.about(), checksum(weights), **asdict(origin))
+    kept = None
+    if moments:
+        data = save(dict(moments))
+        kept = checksum(data)
+        write(folder / MOMENTS, data)
+    about = About(models.name_of(model), model.about(), checksum(weights), **asdict(origin), moments=kept)
     write(folder / WEIGHTS, weights)
     write(folder / ABOUT, (json.dumps(asdict(about), indent=1, sort_keys=True) + "\n").encode())
+
+
+def read_moments(folder: Path) -> dict[str, Tensor]:
+    """What the optimiser of a start or round remembers (`uld.training.fit.optimiser_state`); nothing if not kept.
+
+    Raises:
+        ArtifactError: there is no model, or its moments are damaged.
+    """
+    about = _about(folder)
+    return {} if about.moments is None else load(_verified(folder / MOMENTS, about.moments))
 
 
 def read_origin(folder: Path) -> Origin:
@@ -82,10 +100,8 @@ def load_model(folder: Path) -> Model:
         ArtifactError: there is none, an argument of it is wrong, or its weights are not those that were saved.
         ParamsError: this version has no model of that name.
     """
-    about, path = _about(folder), folder / WEIGHTS
-    weights = contents(path, MADE_BY)
-    if checksum(weights) != about.weights:
-        raise damaged(path, MADE_BY, "its checksum is another one")
+    about = _about(folder)
+    weights = _verified(folder / WEIGHTS, about.weights)
     kind = models.kind(about.model)
     try:
         build(arguments(kind), about.args, "args", ABOUT)
@@ -95,6 +111,13 @@ def load_model(folder: Path) -> Model:
     except (SafetensorError, ParamsError, ArithmeticError, RuntimeError, ValueError) as error:
         raise damaged(folder / ABOUT, MADE_BY, f"it describes another model than {WEIGHTS} holds: {error}") from error
     return model.eval()
+
+
+def _verified(path: Path, wanted: str) -> bytes:
+    data = contents(path, MADE_BY)
+    if checksum(data) != wanted:
+        raise damaged(path, MADE_BY, "its checksum is another one")
+    return data
 
 
 def arguments(kind: type[nn.Module]) -> type[BaseModel]:

@@ -12,11 +12,13 @@ def render(xy: Tensor, grid: int, sigma: float) -> Tensor:
     Args:
         xy: (B, K, 2) float, in cells, NaN where absent.
         grid: G, cells a side.
-        sigma: standard deviation in cells.
+        sigma: standard deviation in cells; 0: the cell that a point lies in is 1, all others 0.
 
     Returns:
         (B, G, G) in [0, 1], on the device of `xy`; 0 where an image has no point.
     """
+    if sigma == 0:
+        xy, sigma = (xy + 0.5).floor(), 1e-3
     cells = torch.arange(grid, dtype=xy.dtype, device=xy.device)
     x, y = (xy[..., None] - cells).square().nan_to_num(torch.inf).unbind(2)
     # the highest Gaussian is that of the nearest point

@@ -7,9 +7,8 @@ from torch import Tensor
 def channel_bce(logits: Tensor, target: Tensor, inside: Tensor, present: Tensor) -> Tensor:
     """Mean binary cross entropy of heat maps, a channel a landmark, over the channels that are present; 0 without any.
 
-    The loss of the second stage of Mallis (thesis, chapter 6): an absent landmark teaches nothing, and a rare one
-    weighs no less for being absent elsewhere. The thesis takes the squared error, which is least for the same heat; but
-    a channel that is dark everywhere has next to no gradient there, and can stay so.
+    In place of `channel_mse`: both are least for the same heat, but under the squared error a channel that is dark
+    everywhere has next to no gradient, and can stay so. A rare landmark weighs no less for being absent elsewhere.
 
     Args:
         logits, target: (B, K, G, G), the target in [0, 1].
@@ -20,3 +19,16 @@ def channel_bce(logits: Tensor, target: Tensor, inside: Tensor, present: Tensor)
     error = F.binary_cross_entropy_with_logits(logits[present], target[present], reduction="none") * cells
     each = error.sum((1, 2)) / cells.sum((1, 2)).clamp_min(1)
     return each.sum() / max(1, len(each))
+
+
+def channel_mse(logits: Tensor, target: Tensor, inside: Tensor, present: Tensor) -> Tensor:
+    """Half the mean squared error of heat maps, where absent channels count as right (Mallis, thesis, chapter 6).
+
+    The loss of the second stage: an absent landmark teaches nothing, and a rare one weighs less.
+
+    Args:
+        logits, target, inside, present: as in `channel_bce`.
+    """
+    error = (logits.sigmoid() - target).square() * inside[:, None] * present[..., None, None]
+    cells = inside.sum((1, 2)).clamp_min(1)
+    return (error.sum((2, 3)) / cells[:, None]).mean() / 2

@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from torch import Tensor
 
 from uld.artifacts.found import Found
 from uld.artifacts.labels import Labels
@@ -53,13 +54,17 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Training:
-    """What a round is trained on: labels, views, a generator a step, its resume state, and its name for messages."""
+    """What a round is trained on: labels, views, a generator a step, its resume state, and its name for messages.
+
+    moments: what the optimiser of the start remembers, if it was kept; the training puts its own in their place.
+    """
 
     labels: Labels
     views: TrainingViews
     rng: Callable[[int], np.random.Generator]
     state: Path
     name: str
+    moments: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Method(ABC):

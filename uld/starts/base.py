@@ -1,11 +1,12 @@
 """What a start is: it makes a model on the training images, before any round."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
+from torch import Tensor
 
 from uld.images.crops import Crops
 from uld.models.base import Model
@@ -17,7 +18,7 @@ class Site:
     """What a start works with.
 
     views: of the training images, on what the model reads; crops: of all images; seed; state: file of the resume state;
-    name: of the start.
+    name: of the start; moments: where its training puts what its optimiser remembers, if that is kept.
     """
 
     views: TrainingViews
@@ -25,6 +26,7 @@ class Site:
     seed: int
     state: Path
     name: str
+    moments: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

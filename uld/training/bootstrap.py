@@ -27,7 +27,7 @@ from uld.losses import silk
 from uld.models.headed import Headed, refuse_collapse
 from uld.sources.views import Ahead, Batch, TrainingViews
 from uld.starts.base import Site
-from uld.training.fit import fit
+from uld.training.optimiser import OptimiserParams, descend
 
 SILK = "silk"
 
@@ -45,11 +45,14 @@ class BootstrapParams:
 
     # what teaches the detector: {by: silk, tolerance}, or {by: superpoint | classical, ...} and that detector's params
     keypoints: dict[str, Any]
-    sigma: Annotated[float, Field(gt=0)]  # cells; of the Gaussian that stands for a point of superpoint or classical
+    sigma: Annotated[
+        float, Field(ge=0)
+    ]  # cells; of the Gaussian that stands for a point of superpoint or classical; 0: one cell
     steps: Annotated[int, Field(ge=0)]
     pairs: Annotated[int, Field(ge=1)]  # a step
     lr: Annotated[float, Field(gt=0)]
     descriptor_lr: Annotated[float, Field(ge=0)]  # of the descriptor head
+    optimiser: OptimiserParams
     temperature: Annotated[float, Field(gt=0)]  # of the matching softmax, on cosines
     flips: Literal["both", "one"]  # both: a pair is mirrored as a whole or not at all; one: any two views meet
 
@@ -92,7 +95,6 @@ def bootstrap(model: Headed, site: Site, p: BootstrapParams) -> pd.DataFrame:
     itself = isinstance(taught, SilkParams)
     tolerance = taught.tolerance if itself else 0
     points = None if itself else _points(p.keypoints["by"], taught, site.crops, views)
-    optimiser = torch.optim.Adam(model.groups(p.lr, p.descriptor_lr))
 
     def draw(number: int) -> Pairs:
         return pairs(views, p, model.maps_read(), random.rng(site.seed, f"pairs-{site.name}", number))
@@ -112,7 +114,8 @@ def bootstrap(model: Headed, site: Site, p: BootstrapParams) -> pd.DataFrame:
         detection = silk.detector_bce(maps.logits[:, 0], target)
         return nll + detection, {"nll": nll, "detector": detection, "round_trips": success.nanmean()}
 
-    return fit(model, [optimiser], p.steps, step, site.state, f"bootstrap {site.name}")
+    groups = model.groups(p.lr, p.descriptor_lr)
+    return descend(model, groups, p.steps, step, p.optimiser, site, f"bootstrap {site.name}")
 
 
 def pairs(views: TrainingViews, p: BootstrapParams, names: list[str], rng: np.random.Generator) -> Pairs:

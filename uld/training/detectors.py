@@ -1,6 +1,6 @@
 """Training of a heat map a landmark on the points of its cluster (Mallis, thesis, chapter 6, second stage)."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import torch
@@ -15,8 +15,8 @@ from uld.methods.base import Training
 from uld.models.base import Model
 from uld.models.headed import Headed
 from uld.sources.views import Ahead, Batch
-from uld.training.fit import fit
 from uld.training.labelled import labelled, trainable
+from uld.training.optimiser import OptimiserParams, descend
 from uld.training.self_training import within
 
 
@@ -28,17 +28,19 @@ class DetectorsParams:
     views: Annotated[int, Field(ge=1)]  # a step
     lr: Annotated[float, Field(gt=0)]  # of the detector head
     lr_rest: Annotated[float, Field(ge=0)]  # of all else
-    sigma: Annotated[float, Field(gt=0)]  # cells, of the Gaussian that a channel learns
+    optimiser: OptimiserParams
+    loss: Literal["bce", "mse"]
+    sigma: Annotated[float, Field(ge=0)]  # cells, of the Gaussian that a channel learns; 0: one cell
 
 
 def train(model: Model, training: Training, p: DetectorsParams) -> tuple[Model, pd.DataFrame]:
-    """Cross entropy of each channel with the Gaussian of its landmark, where there is a label."""
+    """Each channel learns the Gaussian of its landmark, where there is a label."""
+    loss_of = {"bce": mallis.channel_bce, "mse": mallis.channel_mse}[p.loss]
     one = trainable(model, training)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(training.rng(p.steps).integers(2**31)))  # no step draws from this stream
         headed = one.with_channels(training.labels.count)
     images = labelled(training, model)
-    optimiser = torch.optim.Adam(groups(headed, p))
 
     def draw(number: int) -> tuple[Batch, Tensor]:
         rng = training.rng(number)
@@ -52,10 +54,10 @@ def train(model: Model, training: Training, p: DetectorsParams) -> tuple[Model, 
         assert logits is not None, "a model with heads has a detector"
         present = within(xy, headed.grid)
         target = heatmaps.render(xy.flatten(0, 1)[:, None], headed.grid, p.sigma).unflatten(0, xy.shape[:2])
-        loss = mallis.channel_bce(logits, target, batch.inside, present)
+        loss = loss_of(logits, target, batch.inside, present)
         return loss, {"present": present.float().mean()}
 
-    return headed, fit(headed, [optimiser], p.steps, step, training.state, training.name)
+    return headed, descend(headed, groups(headed, p), p.steps, step, p.optimiser, training, training.name)
 
 
 def groups(model: Headed, p: DetectorsParams) -> list[dict[str, Any]]:

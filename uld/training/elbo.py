@@ -20,7 +20,7 @@ from uld.models.pose import PoseParams, PoseVAE
 from uld.sources.views import Ahead, Batch
 from uld.training.fit import Figures, fit
 from uld.training.labelled import LabelledImages, labelled, trainable
-from uld.training.posing import codes, detected, pose_part, train_parts
+from uld.training.posing import PosingParams, codes, detected, pose_part, train_parts
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -33,15 +33,11 @@ class PretrainParams:
 
 
 @dataclass(frozen=True, config=CLOSED)
-class ElboParams:
+class ElboParams(PosingParams):
     """Training by reconstruction."""
 
     loss: Literal["elbo"]
-    steps: Annotated[int, Field(ge=0)]
     views: Annotated[int, Field(ge=1)]  # a step
-    lr: Annotated[float, Field(ge=0)]  # of the detector head
-    pose_lr: Annotated[float, Field(gt=0)]  # of the pose part
-    sigma: Annotated[float, Field(gt=0)]  # cells, of the Gaussians that detector and pose part learn
     weight: Annotated[float, Field(ge=0)]  # of the pose part's loss, whose sum over cells is first divided by G^2
     free_nats: Annotated[float, Field(ge=0)]  # of the KL divergence of a unit that cost nothing
 
@@ -85,7 +81,7 @@ def train(
         loss, told = _reconstruct(pose, heat, target, noise, min(1.0, (number + 1) / warmup), p.free_nats)
         return detector + p.weight * loss, {"detector": detector} | told
 
-    trained, history = train_parts(headed, training, p.lr, p.pose_lr, p.steps, step)
+    trained, history = train_parts(headed, training, p, step)
     awake(codes(trained, images, training, p.steps))
     return trained, history
 

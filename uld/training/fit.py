@@ -262,22 +262,31 @@ def optimiser_state(optimisers: Sequence[Optimizer]) -> dict[str, Tensor]:
     return found
 
 
+def misfit(optimisers: Sequence[Optimizer], carried: Mapping[str, Tensor]) -> str | None:
+    """The first moment of `optimiser_state` that fits no parameter of these optimisers; both go by their order."""
+    shapes = [[one.shape for group in some.param_groups for one in group["params"]] for some in optimisers]
+    for key, value in carried.items():
+        place, parameter, _ = key.split(".", 2)
+        known = shapes[int(place)] if int(place) < len(shapes) else []
+        if int(parameter) >= len(known) or (value.ndim and value.shape != known[int(parameter)]):
+            return key
+    return None
+
+
 def _load(optimisers: Sequence[Optimizer], carried: Mapping[str, Tensor], name: str) -> None:
     """Give optimisers what they remember; parameters are matched by their order.
 
     Raises:
         ULDError: the tensors do not fit the parameters.
     """
+    if (key := misfit(optimisers, carried)) is not None:
+        raise ULDError(
+            f"{name}: the optimiser state of the round before does not fit the model ({key} has the shape "
+            f"{tuple(carried[key].shape)}): let the optimiser begin anew."
+        )
     states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimisers]
-    shapes = [[one.shape for group in some.param_groups for one in group["params"]] for some in optimisers]
     for key, value in carried.items():
         place, parameter, moment = key.split(".", 2)
-        known = shapes[int(place)] if int(place) < len(shapes) else []
-        if int(parameter) >= len(known) or (value.ndim and value.shape != known[int(parameter)]):
-            raise ULDError(
-                f"{name}: the optimiser state of the round before does not fit the model ({key} has the shape "
-                f"{tuple(value.shape)}): let the optimiser begin anew."
-            )
         states[int(place)].setdefault(int(parameter), {})[moment] = value.clone()  # the optimiser writes into it
     for optimiser, state in zip(optimisers, states, strict=True):
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

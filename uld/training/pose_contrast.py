@@ -23,22 +23,18 @@ from uld.methods.base import Training
 from uld.models.base import Model
 from uld.sources.views import Ahead, Batch
 from uld.training.labelled import LabelledImages, labelled, trainable
-from uld.training.posing import codes, detected, pose_part, train_parts
+from uld.training.posing import PosingParams, codes, detected, pose_part, train_parts
 
 
 @dataclass(frozen=True, config=CLOSED)
-class ContrastParams:
+class ContrastParams(PosingParams):
     """Training by pose labels."""
 
     loss: Literal["contrast"]
-    steps: Annotated[int, Field(ge=0)]
     triplets: Annotated[
         int, Field(ge=1)
     ]  # a step: an image, one of its pose and one of another; with a queue any three
     queue: Annotated[int, Field(ge=0)]  # codes of earlier images to compare with; 0: a step draws what it compares
-    lr: Annotated[float, Field(ge=0)]  # of the detector head
-    pose_lr: Annotated[float, Field(gt=0)]  # of the pose part
-    sigma: Annotated[float, Field(gt=0)]  # cells, of the Gaussians that the detector learns
     weight: Annotated[float, Field(ge=0)]  # of equation 3 against the detector's loss
     margin: Annotated[float, Field(gt=0)]  # of equation 3
     relative: (
@@ -74,7 +70,7 @@ def train(model: Model, training: Training, p: ContrastParams) -> tuple[Model, p
         active = duld.within_margin(code, other, margin)
         return detector + p.weight * apart, {"detector": detector, "contrast": apart, "active": active}
 
-    return train_parts(headed, training, p.lr, p.pose_lr, p.steps, step, queue)
+    return train_parts(headed, training, p, step, queue)
 
 
 class Queue(nn.Module):

@@ -1,21 +1,37 @@
 """What the two trainings of the pose part share (D-ULD++, section 3.3): descriptors and trunk are frozen."""
 
 from collections.abc import Callable
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from uld.base.errors import ULDError
+from uld.base.params import CLOSED
 from uld.geometry import heatmaps
 from uld.losses import duld
 from uld.methods.base import Training
 from uld.models.headed import Headed
 from uld.models.pose import PoseVAE
 from uld.sources.views import Batch
-from uld.training.fit import Figures, fit
+from uld.training.fit import Figures
 from uld.training.labelled import LabelledImages
+from uld.training.optimiser import OptimiserParams, descend
+
+
+@dataclass(frozen=True, config=CLOSED)
+class PosingParams:
+    """What is common to both."""
+
+    steps: Annotated[int, Field(ge=0)]
+    lr: Annotated[float, Field(ge=0)]  # of the detector head
+    pose_lr: Annotated[float, Field(gt=0)]  # of the pose part
+    optimiser: OptimiserParams
+    sigma: Annotated[float, Field(ge=0)]  # cells, of the Gaussians that detector and pose part learn; 0: one cell
 
 
 def pose_part(model: Headed, name: str) -> PoseVAE:
@@ -49,18 +65,16 @@ def codes(model: Headed, images: LabelledImages, training: Training, steps: int)
 def train_parts(
     model: Headed,
     training: Training,
-    lr: float,
-    pose_lr: float,
-    steps: int,
+    p: PosingParams,
     step: Callable[[int], tuple[Tensor, Figures]],
     memory: nn.Module | None = None,
 ) -> tuple[Headed, pd.DataFrame]:
     """Only the detector head and the pose part learn; `memory` holds what steps remember beside their weights."""
-    learning = [(model.detector_head, lr), (pose_part(model, training.name), pose_lr)]
+    learning = [(model.detector_head, p.lr), (pose_part(model, training.name), p.pose_lr)]
     model.requires_grad_(False)
     for module, _ in learning:
         module.requires_grad_(True)
-    optimiser = torch.optim.Adam([{"params": list(module.parameters()), "lr": rate} for module, rate in learning])
+    groups = [{"params": list(module.parameters()), "lr": rate} for module, rate in learning]
     whole = model if memory is None else nn.ModuleList([model, memory])
-    history = fit(whole, [optimiser], steps, step, training.state, training.name)
+    history = descend(whole, groups, p.steps, step, p.optimiser, training, training.name)
     return model.requires_grad_(True), history

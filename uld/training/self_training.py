@@ -18,8 +18,8 @@ from uld.methods.base import Training
 from uld.models.base import Model
 from uld.models.headed import refuse_collapse
 from uld.sources.views import Ahead, Batch
-from uld.training.fit import fit
 from uld.training.labelled import LabelledImages, trainable
+from uld.training.optimiser import OptimiserParams, descend
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -30,8 +30,9 @@ class SelfTrainingParams:
     pairs: Annotated[int, Field(ge=1)]  # of views, a step
     lr: Annotated[float, Field(gt=0)]
     descriptor_lr: Annotated[float, Field(ge=0)]  # of the descriptor head
+    optimiser: OptimiserParams
     other_image: Annotated[float, Field(ge=0, le=1)]  # share of pairs of two images; the rest are two views of one
-    sigma: Annotated[float, Field(gt=0)]  # cells, of the Gaussians that the detector learns
+    sigma: Annotated[float, Field(ge=0)]  # cells, of the Gaussians that the detector learns; 0: one cell
     margin: Annotated[float, Field(gt=0)]  # of the contrastive loss
     negatives: Annotated[int, Field(ge=0)]  # random cells a view
     min_distance: Annotated[float, Field(ge=0)]  # cells between a point and its negatives, at least
@@ -54,7 +55,6 @@ def train(
     """
     headed = trainable(model, training)
     images = LabelledImages(training.labels, training.views, model.maps_read(), rows)
-    optimiser = torch.optim.Adam(headed.groups(p.lr, p.descriptor_lr))
     batches = Ahead(lambda step: draw_pairs(images, headed.grid, p, training.rng(step)), p.steps)
 
     def step(number: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -68,7 +68,8 @@ def train(
         descriptor = (positive.sum() + negative.sum()) / max(1, pairs)
         return detector + p.descriptor_weight * descriptor, {"detector": detector, "descriptor": descriptor}
 
-    return headed, fit(headed, [optimiser], p.steps, step, training.state, training.name)
+    groups = headed.groups(p.lr, p.descriptor_lr)
+    return headed, descend(headed, groups, p.steps, step, p.optimiser, training, training.name)
 
 
 def draw_pairs(
