@@ -108,13 +108,23 @@ def test_paper_is_the_published_run(project) -> None:
 
 
 def test_the_rounds_of_the_paper(project, uld) -> None:
+    shown = uld("preset", "paper").output
+    assert "rounds of duld: 20" in shown and "mallis_d" not in shown and "dvc exp run" not in shown
     assert uld("preset", "paper", "--write").exit_code == 0
-    assert uld("rounds", "duld", 20).exit_code == 0
     tree = params.load(project / "params.yaml")
-    chain = [name for name, one in tree["rounds"].items() if one["method"] == "duld"]
-    assert chain == [f"duld-{n}" for n in range(1, 21)]
-    assert tree["rounds"]["duld-1"]["start"] == "silk"
+    chains = {
+        method: count for method, count in presets.load("paper").rounds.items() if f"{method}-1" in tree["rounds"]
+    }
+    assert chains == {"duld": 20, "pose_proxy": 10, "duld_pp": 20}
+    assert list(tree["rounds"]) == [f"{method}-{n}" for method, count in chains.items() for n in range(1, count + 1)]
+    begins = {name: tree["rounds"][name]["start"] for name in ("duld-1", "pose_proxy-1", "duld_pp-1")}
+    assert begins == {"duld-1": "silk", "pose_proxy-1": "duld-20", "duld_pp-1": "pose_proxy-10"}
+    assert {name: tree["rows"][name]["start"] for name in ("duld", "duld_pp")} == {
+        "duld": "duld-20",
+        "duld_pp": "duld_pp-20",
+    }
     assert blocks.problems(project / "params.yaml") == []
+    assert "has all of it already" in uld("preset", "paper").output
 
 
 def test_a_trunk_is_frozen_under_rounds_of_any_number(project, uld) -> None:

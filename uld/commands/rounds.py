@@ -36,7 +36,7 @@ def chain(path: Path, method: str, count: int, start: str | None = None) -> list
         if name not in tree or not isinstance(tree[name] or {}, dict):
             raise ParamsError(params.outdated(tree, str(path)) or f"{path}: the table '{name}' is missing.")
     rounds: dict[str, Any] = tree["rounds"] or {}
-    ours = [line for line in rounds if re.fullmatch(re.escape(method) + r"-\d+", line)]
+    ours = _ours(rounds, method)
     places = [*tree["starts"], *(tree.get("aggregated") or {}), *(line for line in rounds if line not in ours)]
     trained = [name for name, block in tree["starts"].items() if "train" in block]
     start = start or rounds.get(f"{method}-1", {}).get("start") or [*trained, *places][0]
@@ -58,6 +58,15 @@ def chain(path: Path, method: str, count: int, start: str | None = None) -> list
         text = _follow(text, last, wanted)
     write(path, text.encode())
     return [_line(name, block).strip() for name, block in blocks.items()]
+
+
+def length(tree: dict[str, Any], method: str) -> int:
+    """How many lines `<method>-<number>` the table has."""
+    return len(_ours(tree.get("rounds") or {}, method))
+
+
+def _ours(rounds: dict[str, Any], method: str) -> list[str]:
+    return [line for line in rounds if re.fullmatch(re.escape(method) + r"-\d+", line)]
 
 
 def _reads(tree: CommentedMap, start: str) -> str:

@@ -7,6 +7,8 @@ changes:
   dotted.key: value                               (`<images>` stands for the user's folder)
   rounds.duld*.key: value                         (all keys that fit, should there be any; [1] stands for 1, and makes
                                                    a pattern of a name that not every project has)
+rounds:
+  duld: 20                                        (optional: how many rounds of a method, where the project has it)
 """
 
 import fnmatch
@@ -21,7 +23,7 @@ from ruamel.yaml.comments import CommentedMap
 
 from uld.base import params
 from uld.base.errors import DataError, ParamsError
-from uld.commands import edit
+from uld.commands import edit, rounds
 
 FOLDER = Path(__file__).parent
 IMAGES = "<images>"
@@ -31,12 +33,13 @@ PLAIN = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z_/][\w./-]*", re.I)  #
 
 @dataclass(frozen=True)
 class Preset:
-    """A preset as read: `changes` are dotted key -> value, in order."""
+    """A preset as read: `changes` are dotted key -> value, in order; `rounds` line of `methods` -> number."""
 
     name: str
     about: str
     note: str
     changes: dict[str, Any]
+    rounds: dict[str, int]
 
 
 class Change(NamedTuple):
@@ -71,8 +74,9 @@ def load(name: str, images: Path | None = None) -> Preset:
     if name not in names():
         raise ParamsError(f"there is no preset '{name}': choose one of {', '.join(names())}.")
     tree = edit.load(FOLDER / f"{name}.yaml")  # with the layout of its lists, which params.yaml takes over
-    changes = dict(load(tree["base"]).changes) if "base" in tree else {}
-    changes |= tree["changes"]
+    base = load(tree["base"]) if "base" in tree else None
+    changes = (dict(base.changes) if base else {}) | tree["changes"]
+    many = (dict(base.rounds) if base else {}) | edit.plain(tree).get("rounds", {})
     wanted = [key for key, value in changes.items() if value == IMAGES]
     if bool(wanted) != (images is not None):
         raise ParamsError(f"preset '{name}' {'needs' if wanted else 'takes no'} --images.")
@@ -80,7 +84,7 @@ def load(name: str, images: Path | None = None) -> Preset:
         if not images.is_dir():
             raise DataError(f"{images} is no folder: give --images the folder of your photographs.")
         changes |= dict.fromkeys(wanted, images.as_posix())
-    return Preset(name, tree["about"], tree.get("note", ""), changes)
+    return Preset(name, tree["about"], tree.get("note", ""), changes, many)
 
 
 def apply(preset: Preset, path: Path) -> tuple[CommentedMap, list[Change]]:
@@ -95,6 +99,12 @@ def apply(preset: Preset, path: Path) -> tuple[CommentedMap, list[Change]]:
             edit.put(tree, key, value, path)
     # from the text, where a block that is merged into others (`<<: *frozen`) takes them along
     return tree, list(_changes(params.load(path), edit.plain(tree)))
+
+
+def chains(preset: Preset, path: Path) -> dict[str, int]:
+    """How many rounds a preset wants of each method that has a chain of them in params.yaml, of another length."""
+    now = {method: rounds.length(params.load(path), method) for method in preset.rounds}
+    return {method: count for method, count in preset.rounds.items() if now[method] not in (0, count)}
 
 
 def _fitting(tree: Any, parts: list[str], above: str = "") -> Iterator[str]:
@@ -160,13 +170,20 @@ def show(preset: Preset, path: Path, write: bool) -> None:
     width = max((len(change.key) for change in changes), default=0)
     for change in changes:
         print(f"  {change.key:{width}}  {hydra(change.old)} -> {hydra(change.new)}")
-    if not changes:
+    many = chains(preset, path)
+    for method, count in many.items():
+        print(f"  rounds of {method}: {count}")
+    if not changes and not many:
         print(f"{path} has all of it already.")
     if preset.note:
         print(f"\n{preset.note}")
     if write:
         edit.save(path, tree)
+        for method, count in many.items():
+            rounds.chain(path, method, count)
         print(f"\n{path} is changed: run `dvc repro`.")
+    elif many:
+        print("\nTo write it, add --write.")
     elif changes:
         print("\nTo write it, add --write. To try it as an experiment:")
         print("  dvc exp run " + " ".join(f"-S {word}" for change in changes for word in overrides(change)))
