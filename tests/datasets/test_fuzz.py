@@ -100,6 +100,13 @@ def test_a_changed_table(name: str, at: int, cut: int, put_in: str) -> None:
     survives_as(name, (text[:at] + put_in + text[at + cut :]).encode("utf-8", "surrogatepass"))
 
 
+@given(cells=st.lists(CELLS | st.text(max_size=5) | st.floats().map(str), min_size=2, max_size=2))
+@quick
+def test_any_yaw(cells: list[str]) -> None:
+    text = f"image,yaw,split\na.png,{cells[0]},train\nb.png,{cells[1]},test\n"
+    survives_as("split.csv", text.encode("utf-8", "surrogatepass"))
+
+
 @given(image=TREES, marked=TREES)
 @quick
 def test_any_coco(image: object, marked: object) -> None:

@@ -192,6 +192,28 @@ def test_wrong_lines(tmp_path: Path, kind: str) -> None:
     refused(tmp_path, name, f"{GOOD[name][0]}\n{lines}\n".encode(), words)
 
 
+YAWS = {
+    "in words": ("left", "line 3: 'left' in column yaw is no number: correct it"),
+    "of NaN": ("nan", "line 3: 'nan' in column yaw is no number"),
+    "of infinity": ("inf", "line 3: yaw 'inf' lies outside -180 to 180 degrees: correct it"),
+    "of minus infinity": ("-inf", "line 3: yaw '-inf' lies outside"),
+    "of a turn and a bit": ("180.5", "line 3: yaw '180.5' lies outside"),
+    "of many turns": ("-1e300", "line 3: yaw '-1e300' lies outside"),
+    "of thousands of digits": ("9" * 5000, r"line 3: '9{57}\.\.\.' in column yaw is no number"),
+}
+
+
+@pytest.mark.parametrize("kind", YAWS)
+def test_no_yaw(tmp_path: Path, kind: str) -> None:
+    cell, words = YAWS[kind]
+    refused(tmp_path, "split.csv", f"image,yaw,split\na.png,,train\nb.png,{cell},test\n".encode(), words)
+
+
+def test_yaw_twice(tmp_path: Path) -> None:
+    text = b"image,yaw,split,yaw\na.png,1,train,2\nb.png,1,test,2\n"
+    refused(tmp_path, "split.csv", text, "has the column 'yaw' twice: keep one")
+
+
 @pytest.mark.parametrize(
     "head", ["image,x0", "image,y0", "image,x1,y1", "image,x0,y0,x2,y2", "image,X0,Y0", "image,x0,y1"]
 )

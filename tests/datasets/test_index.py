@@ -9,10 +9,13 @@ import pytest
 
 from uld import datasets
 from uld.artifacts.annotations import Annotations
+from uld.artifacts.files import write_table
+from uld.artifacts.index import read_index
 from uld.base import params
 from uld.base.errors import DataError, ParamsError
 from uld.datasets.folder import Folder, FolderParams
 from uld.datasets.index import build as build_index
+from uld.evaluate.yaw import of_images
 
 
 @pytest.fixture
@@ -93,6 +96,22 @@ def test_annotations_of_a_folder(photos: Path) -> None:
     (photos / "coco.json").write_text("{}")
     with pytest.raises(DataError, match="keep one"):
         build(photos)
+
+
+def split_file(photos: Path, *yaw: object) -> None:
+    """The first four photographs are to test; a column of yaw, if any is given."""
+    lines = [f"day{i % 2}/{i}.png,{'test' if i < 4 else 'train'}" for i in range(10)]
+    if yaw:
+        lines = [f"{line},{angle}" for line, angle in zip(lines, yaw, strict=True)]
+    (photos / "split.csv").write_text("\n".join(["image,split,yaw" if yaw else "image,split", *lines]) + "\n")
+
+
+def test_yaw_of_a_split_file_reaches_the_evaluation(photos: Path, tmp_path: Path) -> None:
+    split_file(photos, "", "-45", *range(8))
+    write_table(tmp_path / "index.csv", build(photos)[0])
+    index = read_index(tmp_path / "index.csv")
+    known = dict(zip(index["image"], of_images(index, {}), strict=True))
+    assert known["day1/1.png"] == -45 and known["day1/9.png"] == 7 and np.isnan(known["day0/0.png"])
 
 
 def test_names_and_params() -> None:

@@ -56,6 +56,16 @@ def test_reads_in_the_order_of_the_files(tmp_path: Path) -> None:
     assert table.to_dict("list") == {"image": ["a.png", "b.png"], "split": ["train", "test"], "group": ["", "x"]}
 
 
+def test_yaw_where_it_is_known(tmp_path: Path) -> None:
+    path, images = tmp_path / "split.csv", np.array(["a.png", "b.png", "c.png"], dtype=object)
+    path.write_text("image,yaw,split\nb.png,-180,test\na.png,,train\nc.png,12.5,train\n")
+    table = splits.from_csv(path, images)
+    assert table.columns.tolist() == ["image", "split", "group", "yaw"]
+    np.testing.assert_array_equal(table["yaw"].to_numpy(np.float64), [np.nan, -180, 12.5])
+    path.write_text("image,yaw,split\nb.png,,test\na.png,,train\nc.png,,train\n")
+    assert "yaw" not in splits.from_csv(path, images)
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

@@ -12,6 +12,9 @@ from uld.base.errors import DataError
 from uld.base.shown import short
 from uld.datasets import tables
 
+SAYS = "image,split[,group][,yaw]"
+MOST_YAW = 180  # degrees to either side
+
 
 def draw(group: NDArray[Any], test: float, rng: np.random.Generator) -> NDArray[Any]:
     """A random split, whole groups together.
@@ -56,19 +59,20 @@ def check(index: pd.DataFrame) -> None:
 
 
 def from_csv(path: Path, images: NDArray[Any]) -> pd.DataFrame:
-    """Read `image,split[,group]`.
+    """Read `image,split[,group][,yaw]`.
 
     Args:
         path: the table.
         images: (N,) ids of the files found.
 
     Returns:
-        (N rows) image, split, group, in the order of `images`.
+        (N rows) image, split, group, in the order of `images`, and yaw in degrees if that of any image is known.
 
     Raises:
-        DataError: as `tables.read`; unknown split name, unknown or repeated image, or an image that it leaves out.
+        DataError: as `tables.read`; unknown split name, unknown or repeated image, an image that it leaves out, or a
+            yaw that is no angle between -180 and 180 degrees.
     """
-    read = tables.read(path, ["image", "split"], "image,split[,group]", dtype=str, keep_default_na=False)
+    read = tables.read(path, ["image", "split"], SAYS, dtype=str, keep_default_na=False)
     table = read.frame
     read.refuse(
         ~table["split"].isin(SPLITS).to_numpy(),
@@ -80,7 +84,24 @@ def from_csv(path: Path, images: NDArray[Any]) -> pd.DataFrame:
     _refuse(path, pd.Series(known[~known.isin(table["image"])]), "is missing in it: add a line, or remove the file")
     if "group" not in table:
         table["group"] = ""
-    return table.set_index("image").loc[known, ["split", "group"]].rename_axis("image").reset_index()
+    table["yaw"] = _yaw(read)
+    columns = ["split", "group", *(["yaw"] if table["yaw"].notna().any() else [])]
+    return table.set_index("image").loc[known, columns].rename_axis("image").reset_index()
+
+
+def _yaw(read: tables.Table) -> NDArray[np.float64]:
+    """(N,) degrees, NaN where the cell is empty or there is no such column."""
+    if "yaw" not in read.frame:
+        return np.full(len(read.lines), np.nan)
+    read.needs(["yaw"], SAYS)
+    told = read.frame["yaw"]
+    read.frame["yaw"] = told.mask(told == "")
+    yaw = read.numbers(["yaw"])[:, 0]
+    read.refuse(
+        np.abs(yaw) > MOST_YAW,
+        lambda row: f"yaw '{short(told[row])}' lies outside -{MOST_YAW} to {MOST_YAW} degrees: correct it.",
+    )
+    return yaw
 
 
 def _refuse(path: Path, images: "pd.Series[str]", why: str) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,27 @@ from uld.base.shown import short
 class Table:
     """A CSV file: N lines below its header.
 
-    path: its place. frame (N rows): cells by column. lines (N,): where each stands in the file, for messages.
+    path: its place. header: names of the columns, as they stand there. frame (N rows): cells by column. lines (N,):
+    where each stands in the file, for messages.
     """
 
     path: Path
+    header: tuple[str, ...]
     frame: pd.DataFrame
     lines: NDArray[np.int64]
+
+    def needs(self, columns: Sequence[str], says: str) -> None:
+        """Refuse a table that lacks one of the columns or has it twice; `says` which ones it may have.
+
+        Raises:
+            DataError: naming what is absent or twice.
+        """
+        count = Counter(name for name in self.header if name in self.frame)
+        if absent := [name for name in columns if not count[name]]:
+            has, lacks = short(",".join(self.header)), short(", ".join(absent))
+            raise DataError(f"{self.path} needs the columns {says}: it has {has}, and lacks {lacks}.")
+        if twice := [name for name in columns if count[name] > 1]:
+            raise DataError(f"{self.path} has the column '{short(twice[0])}' twice: keep one.")
 
     def numbers(self, columns: Sequence[str]) -> NDArray[np.float64]:
         """The columns as (N, C) float64, NaN where a cell is empty.
@@ -72,18 +88,13 @@ def read(path: Path, needed: Sequence[str], says: str, **options: Any) -> Table:
         frame = pd.read_csv(io.StringIO(text, newline=""), skipinitialspace=True, **options)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error, ValueError, OverflowError) as error:
         raise DataError(f"{path} is no readable CSV ({str(error).strip()}): save it as CSV with a header.") from error
-    there = [name for name in header if name in frame]
-    if absent := [name for name in needed if name not in there]:
-        raise DataError(
-            f"{path} needs the columns {says}: it has {short(','.join(header))}, and lacks {', '.join(absent)}."
-        )
-    if twice := [name for name in needed if there.count(name) > 1]:
-        raise DataError(f"{path} has the column '{twice[0]}' twice: keep one.")
+    table = Table(path, tuple(header), frame, np.array(lines))
+    table.needs(needed, says)
     if not len(frame):
         raise DataError(f"{path} has no line below its header: add lines, or remove the file.")
     if len(frame) != len(lines):
         raise DataError(f"{path} is no readable CSV (its quotes are unbalanced): write a quote within a cell twice.")
-    return Table(path, frame, np.array(lines))
+    return table
 
 
 def _outline(path: Path, text: str) -> tuple[list[str], list[int]]:
