@@ -89,6 +89,13 @@ def test_what_is_missing_is_named_with_its_remedy(ready, uld, changes: dict, sub
     assert "missing" in done.output
 
 
+def test_a_normaliser_of_no_points_is_found_before_any_run(ready) -> None:
+    put(ready / "params.yaml", datasets__folder__normaliser={"points": {"left": ["eye"], "right": [0]}})
+    assert "has no mark-up 'points'; there is none" in findings()["data set"].detail
+    Path("photos/landmarks.csv").write_text("image,x_ear,y_ear\na.png,1,2\n")
+    assert "left: 'eye' is no point of landmarks.csv: it has ear." in findings()["data set"].detail
+
+
 def chained(a: str = "silk", b: str = "a", reads: str = "features/trained", **more: str) -> dict[str, dict[str, str]]:
     """Rounds a, b and more by where they start."""
     starts = {"a": a, "b": b, **more}

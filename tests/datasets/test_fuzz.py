@@ -107,6 +107,29 @@ def test_any_yaw(cells: list[str]) -> None:
     survives_as("split.csv", text.encode("utf-8", "surrogatepass"))
 
 
+@given(head=st.lists(st.sampled_from(["x0", "y0", "x_", "x_a", "y_a", "x_b", "", "image"]), max_size=6))
+@quick
+def test_any_header_of_points(head: list[str]) -> None:
+    text = f"{','.join(['image', *head])}\n{','.join(['a.png', *'123456'[: len(head)]])}\n"
+    survives_as("landmarks.csv", text.encode())
+
+
+@given(name=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), max_size=8))
+@quick
+def test_any_name_of_a_markup(name: str) -> None:
+    head, lines = GOOD["landmarks.csv"]
+    survives_as(f"landmarks-{name}.csv", "\n".join([head, *lines]).encode())
+
+
+@given(categories=TREES, keypoints=TREES)
+@quick
+def test_any_categories_of_coco(categories: object, keypoints: object) -> None:
+    one = {"id": 5, "image_id": 1, "category_id": 1, "keypoints": [1, 2, 2]}
+    for found in (categories, [{"id": 1, "keypoints": keypoints}]):
+        tree = coco({"id": 1, "file_name": "a.png"}, one) | {"categories": found}
+        survives_as("coco.json", json.dumps(tree).encode())
+
+
 @given(image=TREES, marked=TREES)
 @quick
 def test_any_coco(image: object, marked: object) -> None:

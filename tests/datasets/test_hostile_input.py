@@ -35,7 +35,7 @@ def read(folder: Path, name: str) -> object:
         return Boxes(BoxesParams(file=name), Context(folder, folder))
     if name == "faces.csv":
         return Faces3d(folder, Faces3dParams()).files()
-    dataset = Folder(folder, FolderParams(test=0.2, max_bad=0.5))
+    dataset = Folder(folder, FolderParams(test=0.2, max_bad=0.5, normaliser={}))
     return dataset.files() if name == "split.csv" else dataset.annotations(INDEX)
 
 
@@ -54,6 +54,7 @@ def refused(folder: Path, name: str, content: bytes, words: str) -> None:
 GOOD = {
     "split.csv": ("image,split", ["a.png,train", "b.png,test"]),
     "landmarks.csv": ("image,x0,y0,x1,y1", ["a.png,1,2,3,4", "b.png,5,6,,"]),
+    "landmarks-eyes.csv": ("image,x_left eye,y_left eye,x_b,y_b", ["a.png,1,2,3,4", "b.png,5,6,,"]),
     "boxes.csv": ("image,x1,y1,x2,y2", ["a.png,1,2,3,4", "b.png,1,2,9,9"]),
     "faces.csv": ("image,split,person,yaw", ["a.png,train,1,-20.5", "b.png,test,2,30"]),
 }
@@ -192,6 +193,76 @@ def test_wrong_lines(tmp_path: Path, kind: str) -> None:
     refused(tmp_path, name, f"{GOOD[name][0]}\n{lines}\n".encode(), words)
 
 
+NAMED = {
+    "without y": ("image,x_nose", "lacks y_nose"),
+    "without x": ("image,y_nose,x_ear,y_ear", "lacks x_nose"),
+    "twice": ("image,x_nose,y_nose,x_nose,y_nose", "has the column 'x_nose' twice: keep one"),
+    "by a number twice": ("image,x0,y0,x1,y1,y1", "has the column 'y1' twice: keep one"),
+    "without a name": ("image,x_,y_", "needs the columns image,x0,y0,x1,y1,... without a gap, or image,x_NAME,y_NAME"),
+    "by the thousand": (",".join(["image", *(f"x_{n}" for n in range(5000))]), r"lacks y_0, y_1, .*\.\.\.\.$"),
+}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_no_named_points(tmp_path: Path, kind: str) -> None:
+    head, words = NAMED[kind]
+    line = ",".join(["a.png", *("1" for _ in head.split(",")[1:])])
+    refused(tmp_path, "landmarks.csv", f"{head}\n{line}\n".encode(), words)
+
+
+NO_NAMES = [
+    "landmarks_eyes.csv",
+    "landmarks eyes.csv",
+    "landmarks (1).csv",
+    "landmarks-.csv",
+    "landmarks--eyes.csv",
+    "landmarks-1.csv",
+    "landmarks-\x1b[2J.csv",
+    "landmarks-a.b.csv",
+    "landmarks-äugen.csv",
+    "landmarks68.csv",
+    "Landmarks.csv",
+    "landmarks.CSV",
+    "landmarks.json",
+    "coco.csv",
+    "coco-eyes.csv",
+    "coco_keypoints.json",
+    f"landmarks-{'x' * 200}é.csv",
+]
+TAKEN = ["landmarks-images.csv", "coco-rule.json"]
+
+
+@pytest.mark.parametrize("name", NO_NAMES + TAKEN)
+def test_no_name_of_a_markup(tmp_path: Path, name: str) -> None:
+    for file in ("a.png", name):
+        (tmp_path / file).touch()
+    dataset = Folder(tmp_path, FolderParams(test=0.2, max_bad=0.5, normaliser={}))
+    for run in (dataset.files, lambda: dataset.annotations(INDEX)):
+        with pytest.raises(DataError) as caught:
+            run()
+        said = str(caught.value)
+        words = "cannot be called '[a-z]+': choose another" if name in TAKEN else "no name of a mark-up's file: call it"
+        assert re.search(words, said) and "\n" not in said and "\x1b" not in said and len(said) < 400
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (
+            ["coco.json", "landmarks.csv"],
+            r"landmarks\.csv: coco\.json holds the mark-up 'points' too: keep one of them\.",
+        ),
+        (["landmarks-points.csv", "landmarks.csv"], "holds the mark-up 'points' too: keep one"),
+        (["coco-a.json", "landmarks-a.csv"], r"landmarks-a\.csv: coco-a\.json holds the mark-up 'a' too: keep one"),
+    ],
+)
+def test_a_markup_twice(tmp_path: Path, names: list[str], words: str) -> None:
+    for name in ("a.png", *names):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=words):
+        Folder(tmp_path, FolderParams(test=0.2, max_bad=0.5, normaliser={})).files()
+
+
 YAWS = {
     "in words": ("left", "line 3: 'left' in column yaw is no number: correct it"),
     "of NaN": ("nan", "line 3: 'nan' in column yaw is no number"),
@@ -235,6 +306,13 @@ def coco(image: object = IMAGE, marked: object = MARKED, *more: object) -> dict[
 
 def marked(**changes: object) -> dict[str, object]:
     return coco(marked=MARKED | changes)
+
+
+def categories(*keypoints: object) -> dict[str, object]:
+    """An annotation of each category, whose names these are."""
+    named = [{"id": n, "name": "cat", "keypoints": one} for n, one in enumerate(keypoints)]
+    marks = [MARKED | {"id": 5 + n, "category_id": n} for n in range(len(keypoints))]
+    return coco(IMAGE, *marks) | {"categories": named}
 
 
 COCO: dict[str, tuple[Any, str]] = {
@@ -290,6 +368,17 @@ COCO: dict[str, tuple[Any, str]] = {
     "an area in words": (marked(area="large"), "annotation 5: `area` must be a number, not 'large'"),
     "an area of null": (marked(area=None), "annotation 5: `area` must be a number, not 'None'"),
     "an area in a list": (marked(area=[1]), "annotation 5: `area` must be a number"),
+    "categories in a block": (coco() | {"categories": {}}, "no COCO keypoints file .*`categories` must be a list"),
+    "a category in words": (coco() | {"categories": ["cat"]}, "no COCO keypoints file .*`categories` must be a list"),
+    "names in words": (categories("nose"), "category 'cat': `keypoints` must be a list of names, not 'nose'"),
+    "names in numbers": (categories([1]), "category 'cat': `keypoints` must be a list of names"),
+    "an empty name": (categories([""]), "category 'cat': `keypoints` must be a list of names"),
+    "more names than points": (categories(["a", "b"]), "category 'cat' has names for 2 keypoints of 1: name each"),
+    "a name of two points": (
+        coco(IMAGE, MARKED | {"keypoints": [1, 2, 2] * 2}) | {"categories": [{"name": "", "keypoints": ["a", "a"]}]},
+        "category '' has the keypoint 'a' twice: give each",
+    ),
+    "names that differ": (categories(["a"], ["b"]), "categories 'cat' and 'cat' name the keypoints otherwise: export"),
     "a file that is not there": (coco(IMAGE | {"file_name": "z.png"}), "'z.png' is no file of the data set"),
     "a name with an escape": (coco(IMAGE | {"file_name": "\x1b[2J"}), r"'\\x1b\[2J' is no file of the data set"),
 }  # fmt: skip
@@ -443,6 +532,28 @@ PARAMS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a model in a list": ({"starts.frozen.model": ["frozen"]}, "starts.frozen: there is no start of model"),
     "a long model": ({"starts.frozen.dims": "z" * 5000}, r"starts.frozen.dims: .*, not 'z{56}\.\.\."),
+    "a normaliser in words": ({"datasets.folder.normaliser": "eyes"}, "datasets.folder.normaliser: .*, not 'eyes'"),
+    "no normaliser": ({"datasets.folder.normaliser": None}, "datasets.folder.normaliser: .*, not None"),
+    "a normaliser without right": (
+        {"datasets.folder.normaliser": {"points": {"left": [0]}}},
+        "datasets.folder.normaliser.points.right: key is missing",
+    ),
+    "a normaliser of no points": (
+        {"datasets.folder.normaliser": {"points": {"left": [], "right": [0]}}},
+        "datasets.folder.normaliser.points.left: .*at least one point, not",
+    ),
+    "a normaliser of halves": (
+        {"datasets.folder.normaliser": {"points": {"left": [0], "right": [1, 0.5]}}},
+        "datasets.folder.normaliser.points.right.1: .*the number or the name of a point, not 0.5",
+    ),
+    "a normaliser of true": (
+        {"datasets.folder.normaliser": {"points": {"left": [True], "right": [1]}}},
+        "datasets.folder.normaliser.points.left.0: .*the number or the name of a point, not True",
+    ),
+    "a normaliser of the middle": (
+        {"datasets.folder.normaliser": {"points": {"left": [0], "right": [1], "middle": [2]}}},
+        "datasets.folder.normaliser.points.middle: unknown key",
+    ),
     "a data set in a list": ({"dataset": []}, "dataset: .*string"),
     "a provider of no name": ({"roi.providers": [""]}, "roi.providers: '' is no line of roi_providers"),
 }

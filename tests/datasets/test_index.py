@@ -29,7 +29,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def build(folder: Path, max_bad: float = 0.3, test: float = 0.2, seed: int = 0) -> tuple[pd.DataFrame, Annotations]:
-    return build_index(Folder(folder, FolderParams(test=test, max_bad=max_bad)), seed)
+    return build_index(Folder(folder, FolderParams(test=test, max_bad=max_bad, normaliser={})), seed)
 
 
 def test_index_of_good_photographs(photos: Path) -> None:
@@ -118,5 +118,5 @@ def test_names_and_params() -> None:
     with pytest.raises(ParamsError, match="'orll' is no data set"):
         datasets.kind("orll")
     with pytest.raises(ParamsError, match=r"datasets.folder.max_bad"):
-        params.build(FolderParams, {"test": 0.2, "max_bad": 2}, "datasets.folder")
+        params.build(FolderParams, {"test": 0.2, "max_bad": 2, "normaliser": {}}, "datasets.folder")
     assert datasets.root("folder", Path("x")) == Path("x")

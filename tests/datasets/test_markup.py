@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uld.base.errors import DataError
+from uld.datasets import coco as coco_file
 from uld.datasets import markup
 
 
@@ -90,7 +91,7 @@ def test_coco_visibility_and_the_largest_object(tmp_path: Path) -> None:
         {"id": 3, "image_id": 8, "area": 1, "keypoints": [3, 4, 2, 5, 6, 2]},
         {"id": 4, "image_id": 8, "area": 99, "bbox": [1, 2, 3, 4]},
     )
-    marks = markup.check(markup.from_coco(path), index(["b.png", "d/a.png"]))
+    marks = markup.check(coco_file.read(path), index(["b.png", "d/a.png"]))
     assert list(marks.images) == ["b.png", "d/a.png"]
     np.testing.assert_array_equal(marks.xy[0], [[3, 4], [5, 6]])
     np.testing.assert_array_equal(marks.xy[1], [[1, 2], [np.nan, np.nan]])
@@ -112,14 +113,14 @@ def test_coco_visibility_and_the_largest_object(tmp_path: Path) -> None:
 )
 def test_unfit_coco_is_named(tmp_path: Path, annotations: list[dict[str, Any]], why: str) -> None:
     with pytest.raises(DataError, match=why):
-        markup.from_coco(coco(tmp_path, *annotations))
+        coco_file.read(coco(tmp_path, *annotations))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"images": 3}'])
 def test_no_coco_at_all(tmp_path: Path, text: str) -> None:
     (tmp_path / "coco.json").write_text(text)
     with pytest.raises(DataError, match="no COCO keypoints file"):
-        markup.from_coco(tmp_path / "coco.json")
+        coco_file.read(tmp_path / "coco.json")
 
 
 def test_a_hundred_thousand_images_are_checked_in_a_moment() -> None:

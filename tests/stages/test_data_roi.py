@@ -19,7 +19,7 @@ PARAMS = """
 seed: 0
 dataset: folder
 source: photos
-datasets: {folder: {test: 0.25, max_bad: 0.3}}
+datasets: {folder: {test: 0.25, max_bad: 0.3, normaliser: {}}}
 roi: {providers: [annotation, full], margin: 0.1, crop: 16, max_missing: 0}
 roi_providers: {annotation: {set: points}, full: {}}
 """

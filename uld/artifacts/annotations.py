@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from uld.artifacts.files import read_arrays, record, write_arrays
 
+BOX = "the size of the points' box"  # what errors are divided by where no points span a normaliser
+
 
 @dataclass(frozen=True)
 class AnnotationSet:
@@ -22,6 +24,11 @@ class AnnotationSet:
     xy: NDArray[np.float32]
     left: tuple[int, ...] = ()
     right: tuple[int, ...] = ()
+
+    @property
+    def spanned(self) -> bool:
+        """Whether points span the normaliser."""
+        return bool(self.left and self.right)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from uld.base import given
@@ -17,7 +17,7 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # carriage return, newline, escap
 NOWHERE = "is a link that leads nowhere: mend or remove it, or the disk that it leads to is missing"
 
 
-def walk(folder: Path, ours: frozenset[str] = frozenset()) -> tuple[list[str], int]:
+def walk(folder: Path, ours: Callable[[str], bool] = lambda _: False) -> tuple[list[str], int]:
     """The names of all image files below `folder`, relative to it with forward slashes, in no order; and other files.
 
     Hidden files and folders are left out. A link to a folder is followed, unless the folder that it leads to is read
@@ -26,7 +26,7 @@ def walk(folder: Path, ours: frozenset[str] = frozenset()) -> tuple[list[str], i
 
     Args:
         folder: where to begin.
-        ours: names that are no images and do not count as other files, if they lie in `folder` itself.
+        ours: whether a name, relative to `folder`, is that of a file which does not count as another one.
 
     Returns:
         The names, and how many visible files have no image's suffix.
@@ -60,7 +60,7 @@ def check_name(name: str) -> None:
 class _Search:
     """What a walk has found: images, the number of other files, folders that were entered, and links to folders."""
 
-    def __init__(self, folder: Path, ours: frozenset[str]) -> None:
+    def __init__(self, folder: Path, ours: Callable[[str], bool]) -> None:
         self.folder, self.ours = folder, ours
         self.images: list[str] = []
         self.others = 0
@@ -94,7 +94,7 @@ class _Search:
             self.images.append(name)
         elif not mode:
             log.warning("%s: %s.", self.folder / name, NOWHERE)
-        elif name not in self.ours:
+        elif not self.ours(name):
             self.others += 1
 
 
