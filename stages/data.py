@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from uld import datasets
-from uld.artifacts.annotations import write_annotations
+from uld.artifacts.annotations import BOX, write_annotations
 from uld.artifacts.files import write_table
 from uld.base import params, stop
 from uld.datasets.index import build
@@ -27,6 +27,9 @@ def main() -> None:
     print(f"{len(index)} files: {counts['train']} to train, {counts['test']} to test, {counts.get('', 0)} kept out")
     markups = ", ".join(annotations.sets) or "none: NME needs annotations, everything else runs without"
     print(f"{len(annotations.images)} images annotated; mark-ups: {markups}")
+    for markup, one in annotations.sets.items():
+        if not one.spanned:
+            print(f"mark-up {markup}: errors are divided by {BOX}: they do not compare with inter-ocular ones")
 
 
 if __name__ == "__main__":

@@ -66,6 +66,26 @@ def test_both_stages(project: Path) -> None:
         np.testing.assert_allclose(centre, (x, y), atol=0.1)
 
 
+def test_what_is_said_of_markups(project: Path) -> None:
+    """That errors are divided by a box; and to an unknown mark-up, those there are."""
+    lines = [f"{i}.png,10,5,30,6" for i in range(3)]
+    (project / "photos/landmarks-eyes.csv").write_text("\n".join(["image,x_l,y_l,x_r,y_r", *lines]) + "\n")
+    text = PARAMS.replace("normaliser: {}", "normaliser: {eyes: {left: [l], right: [1]}}")
+    (project / "params.yaml").write_text(text.replace("set: points", "set: p68"))
+    data = stage(project, "data")
+    assert data.returncode == 0, data.stderr
+    assert "6 images annotated; mark-ups: eyes, points\n" in data.stdout
+    box = "errors are divided by the size of the points' box: they do not compare with inter-ocular ones"
+    assert [line for line in data.stdout.splitlines() if box in line] == [f"mark-up points: {box}"]
+    sets = read_annotations(project / "artifacts/data/annotations.h5").sets
+    assert (sets["eyes"].left, sets["eyes"].right, sets["points"].left) == ((0,), (1,), ())
+    assert "the data have no mark-up 'p68'; there is eyes, points." in stage(project, "roi").stderr
+    (project / "params.yaml").write_text(text.replace("set: points", "set: eyes"))
+    assert stage(project, "roi").returncode == 0
+    provider = read_boxes(project / "artifacts/roi/boxes.csv")["provider"]
+    assert provider.tolist() == ["annotation:eyes"] * 3 + ["full"] * 5
+
+
 def test_a_second_run_gives_the_same_bytes(project: Path) -> None:
     seen = []
     for _ in range(2):

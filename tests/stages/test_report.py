@@ -216,6 +216,11 @@ def test_its_text(page: Reader) -> None:
     assert "Errors on p5, protocol canonical" in text
     assert "Errors on p2, protocol canonical" in text
     assert text.index("Errors on p5") < text.index("Errors on p2")  # the mark-up with the most points leads
+    eyes, box = (
+        "Divided by the distance between point 0 and point 1.",
+        "Divided by the size of the points' box, so they",
+    )
+    assert text.index("Errors on p5") < text.index(eyes) < text.index("Errors on p2") < text.index(box)
     assert "loss.held_out 0.0467" in text
     assert "self_match 0.81" in text
     assert '# the params of a "test" <run>' in text
@@ -364,6 +369,20 @@ def test_the_curves_are_of_a_markup_that_the_protocol_scores(truth: np.ndarray) 
     assert "tusk-wild.p7 (every row): needs 5 points, this mark-up has 7" in text
     assert "tusk-wild.p5 (mean_shape): needs a landmark: its map has no intercept" in text
     assert "canonical.p7.n300 (every row): needs 300 annotated training images, may use 20" in text
+
+
+def test_what_errors_are_divided_by(truth: np.ndarray) -> None:
+    """The protocol has the last word. And a mark-up may be called like a value: its curves are found all the same."""
+    sets = {"true": AnnotationSet(truth.astype(np.float32), (0, 2), (1, 3))}
+    write_annotations(Path("artifacts/data/annotations.h5"), Annotations(IMAGES, sets))
+    score("found", "mean_shape")
+    text = re.sub(r"\s+", " ", report().text)
+    assert "Errors on true, protocol canonical" in text and Path("report/ced.png").exists()
+    assert "Divided by the distance between the mean of points 0, 2 and the mean of points 1, 3." in text
+    for protocol, said in {"k2l-mafl": "the distance between point 0 and point 1.", "cgb-box": "the size of"}.items():
+        Path("params.yaml").write_text(PARAMS.replace("[canonical, ols]", f"[{protocol}]"))
+        score("found", "mean_shape")
+        assert f"Divided by {said}" in re.sub(r"\s+", " ", report().text)
 
 
 def test_a_row_without_landmarks_in_the_pictures(truth: np.ndarray) -> None:

@@ -135,11 +135,18 @@ def to_frame(frame: str, xy: NDArray[Any], boxes: Array, sizes: Array) -> Array:
     return points
 
 
+def spanned_by(protocol: Protocol, one: AnnotationSet) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The points whose two means span the normaliser; none where it is the box of the points."""
+    if protocol.normaliser == "box":
+        return (), ()
+    spans = {points: ((a,), (b,)) for points, a, b in protocol.spans}
+    return spans.get(one.xy.shape[1], (one.left, one.right))
+
+
 def normaliser(protocol: Protocol, one: AnnotationSet, annotated: Array) -> Array:
     """The length (N,) that errors are divided by, from annotated points (N, P, 2); NaN where it is not defined."""
-    spans = {points: ((a,), (b,)) for points, a, b in protocol.spans}
-    left, right = spans.get(annotated.shape[1], (one.left, one.right))
-    if protocol.normaliser == "declared" and left and right:
+    left, right = spanned_by(protocol, one)
+    if left and right:
         ends = annotated[:, list(left)].mean(axis=1) - annotated[:, list(right)].mean(axis=1)
         length = np.linalg.norm(ends, axis=1)
     else:

@@ -5,6 +5,9 @@ from importlib.resources import files
 
 import jinja2
 
+from uld.artifacts.annotations import BOX
+from uld.evaluate.cases import spanned_by
+from uld.evaluate.protocols import choose
 from uld.report import palette, pictures, source, tables
 from uld.report.pictures import Picture
 from uld.report.source import ReportParams, Run
@@ -52,6 +55,7 @@ def render(run: Run, chosen: ReportParams) -> Page:
         no_pose_accuracy=_no_pose_accuracy(run),
         strips=list(strips.values()),
         errors={name: tables.errors(run.metrics, run.protocol, name) for name in _scored(run)},
+        divisors={name: _divisor(run, name) for name in _scored(run)},
         unscored=tables.unscored(run.metrics) if run.markup else [],
         label_free=tables.label_free(run.metrics),
         paper=tables.beside_paper(run.metrics, run.protocol, run.markup),
@@ -86,6 +90,21 @@ def _scored(run: Run) -> list[str]:
     """Mark-ups that some table row has errors on, the shown one first."""
     found = source.scored(list(run.inputs.sets), run.metrics, run.protocol)
     return sorted(found, key=lambda name: name != run.markup)
+
+
+def _divisor(run: Run, name: str) -> str:
+    """What the errors on a mark-up are divided by."""
+    left, right = spanned_by(choose((run.protocol,))[run.protocol], run.inputs.sets[name])
+    if not (left and right):
+        return f"{BOX}, so they do not compare with errors over the distance of the eyes"
+    return f"the distance between {_middle(left)} and {_middle(right)}"
+
+
+def _middle(points: tuple[int, ...]) -> str:
+    """Points whose mean ends a normaliser, by number."""
+    if len(points) == 1:
+        return f"point {points[0]}"
+    return f"the mean of points {', '.join(map(str, points))}"
 
 
 def counts(run: Run) -> dict[str, int]:

@@ -21,7 +21,7 @@ from uld.evaluate.nme import forward_errors, image_nme
 from uld.evaluate.poses import Poses
 from uld.evaluate.protocols import ALL, choose, label
 from uld.evaluate.regressors import Regressor
-from uld.evaluate.scores import TABLES, finite
+from uld.evaluate.scores import SERIES, TABLES, finite
 from uld.images.crops import Crops
 
 
@@ -160,7 +160,7 @@ def predictions(row: str) -> Predictions:
 
 def _plots(row: str) -> dict[str, pd.DataFrame]:
     folder, made_by = Path("plots") / row, f"evaluate@{row}"
-    return {name: read_table(folder / f"{name}.csv", made_by, (), columns) for name, columns in TABLES.items()}
+    return {name: read_table(folder / f"{name}.csv", made_by, SERIES, columns) for name, columns in TABLES.items()}
 
 
 def _rounds(rounds: dict[str, str]) -> dict[str, dict[str, dict[str, float]]]:
