@@ -50,6 +50,15 @@ def csv(text: str) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(text))
 
 
+def test_the_markup_that_is_shown(run, uld) -> None:
+    """p68 where there is one, else the mark-up of a file without a name, else the first."""
+    for sets, shown in ({"eyes", "p68", "points"}, "p68"), ({"eyes", "points"}, "points"), ({"fur", "tail"}, "fur"):
+        one = {"canonical": {name: {"dense": {"all": {"forward_nme": 1.0}}} for name in sorted(sets)}}
+        for row in "ab":
+            (run / "metrics" / f"{row}.json").write_text(json.dumps(one))
+        assert f"mark-up {shown}, protocol canonical" in uld("table").output
+
+
 def test_rows_stand_in_the_order_of_params_and_missing_ones_have_dashes(run, uld) -> None:
     lines = uld("table", "--format", "md").output.splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| b", "| a", "| c"]

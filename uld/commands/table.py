@@ -18,7 +18,7 @@ from uld.report import published
 from uld.report.tables import leaves, pick, plain
 
 FOLDER = Path("metrics")
-FAVOURITE = "p68"  # the mark-up that is shown if none is named
+FAVOURITES = ("p68", "points")  # mark-ups, of which the first there is is shown if none is named
 OVER_SEEDS = "mean ± deviation over seeds"
 SPREADS = ("_low", "_high", "_sd")  # columns beside a figure: 95 % interval over test images, deviation over seeds
 
@@ -29,7 +29,7 @@ Tree = dict[str, Any]
 class Choice:
     """What is shown.
 
-    protocol: None for the first in params.yaml. markup: annotation set, None for p68 or else the first there is.
+    protocol: None for the first in params.yaml. markup: annotation set, None for p68, points or the first there is.
     points: `dense`, the best match in every image; `detected`; `filled`, detections and the best match for the rest.
     every: all figures in place of the main ones. rows: in this order; None for all of params.yaml.
     """
@@ -191,7 +191,7 @@ def figures_of(trees: list[Tree], choice: Choice) -> tuple[str, list[Figure]]:
         reason = why or "see evaluate.protocols"
         raise ParamsError(f"the metrics have no protocol '{protocol}', but {_list(there)}: {reason}.")
     sets = dict.fromkeys(name for tree in trees for name in tree.get(protocol, {}) if name != "rule")
-    markup = choice.markup or (FAVOURITE if FAVOURITE in sets else next(iter(sets), None))
+    markup = choice.markup or next((name for name in (*FAVOURITES, *sets) if name in sets), None)
     if choice.markup and markup not in sets:
         reason = f": {why}" if why else ""
         raise ParamsError(f"the metrics have no mark-up '{markup}', but {_list(sets)}{reason}.")
