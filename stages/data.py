@@ -7,6 +7,7 @@ from uld.artifacts.annotations import BOX, write_annotations
 from uld.artifacts.files import write_table
 from uld.base import params, stop
 from uld.datasets.index import build
+from uld.datasets.subset import UNUSED
 
 OUT = Path("artifacts/data")
 
@@ -21,10 +22,12 @@ def main() -> None:
     write_table(OUT / "index.csv", index)
     write_annotations(OUT / "annotations.h5", annotations)
 
-    for line in index[index["status"] != "ok"].itertuples():
+    bad = index[~index["status"].isin(("ok", UNUSED))]
+    for line in bad.itertuples():
         print(f"{line.status}: {line.image}: {line.reason}")
-    counts = index["split"].value_counts()
-    print(f"{len(index)} files: {counts['train']} to train, {counts['test']} to test, {counts.get('', 0)} kept out")
+    counts, unused = index["split"].value_counts(), int((index["status"] == UNUSED).sum())
+    left = f", {unused} not in the subset" if unused else ""
+    print(f"{len(index)} files: {counts['train']} to train, {counts['test']} to test, {len(bad)} kept out{left}")
     markups = ", ".join(annotations.sets) or "none: NME needs annotations, everything else runs without"
     print(f"{len(annotations.images)} images annotated; mark-ups: {markups}")
     for markup, one in annotations.sets.items():

@@ -89,6 +89,20 @@ def test_what_is_missing_is_named_with_its_remedy(ready, uld, changes: dict, sub
     assert "missing" in done.output
 
 
+@pytest.mark.parametrize(
+    ("subset", "expected"),
+    [
+        ({"train": 1, "test": None, "choose": "first"}, (1, 1)),
+        ({"train": None, "test": 1, "choose": "random"}, (2, 1)),
+        ({"train": 9, "test": 9, "choose": "first"}, (2, 1)),
+    ],
+)
+def test_what_a_subset_leaves_out_does_not_count(ready, subset: dict, expected: tuple[int, int]) -> None:
+    put(ready / "params.yaml", datasets__folder__subset=subset)
+    assert doctor.split_of(params.load(Path("params.yaml"))) == expected
+    assert findings()["data set"].detail.startswith(f"folder: {sum(expected)} image files")
+
+
 def test_a_normaliser_of_no_points_is_found_before_any_run(ready) -> None:
     put(ready / "params.yaml", datasets__folder__normaliser={"points": {"left": ["eye"], "right": [0]}})
     assert "has no mark-up 'points'; there is none" in findings()["data set"].detail

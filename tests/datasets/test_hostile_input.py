@@ -35,7 +35,7 @@ def read(folder: Path, name: str) -> object:
         return Boxes(BoxesParams(file=name), Context(folder, folder))
     if name == "faces.csv":
         return Faces3d(folder, Faces3dParams()).files()
-    dataset = Folder(folder, FolderParams(test=0.2, max_bad=0.5, normaliser={}))
+    dataset = Folder(folder, FolderParams(test=0.2, max_bad=0.5, subset=None, normaliser={}))
     return dataset.files() if name == "split.csv" else dataset.annotations(INDEX)
 
 
@@ -236,7 +236,7 @@ TAKEN = ["landmarks-images.csv", "coco-rule.json"]
 def test_no_name_of_a_markup(tmp_path: Path, name: str) -> None:
     for file in ("a.png", name):
         (tmp_path / file).touch()
-    dataset = Folder(tmp_path, FolderParams(test=0.2, max_bad=0.5, normaliser={}))
+    dataset = Folder(tmp_path, FolderParams(test=0.2, max_bad=0.5, subset=None, normaliser={}))
     for run in (dataset.files, lambda: dataset.annotations(INDEX)):
         with pytest.raises(DataError) as caught:
             run()
@@ -260,7 +260,7 @@ def test_a_markup_twice(tmp_path: Path, names: list[str], words: str) -> None:
     for name in ("a.png", *names):
         (tmp_path / name).touch()
     with pytest.raises(DataError, match=words):
-        Folder(tmp_path, FolderParams(test=0.2, max_bad=0.5, normaliser={})).files()
+        Folder(tmp_path, FolderParams(test=0.2, max_bad=0.5, subset=None, normaliser={})).files()
 
 
 YAWS = {
@@ -532,6 +532,19 @@ PARAMS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a model in a list": ({"starts.frozen.model": ["frozen"]}, "starts.frozen: there is no start of model"),
     "a long model": ({"starts.frozen.dims": "z" * 5000}, r"starts.frozen.dims: .*, not 'z{56}\.\.\."),
+    "a subset of nothing": (
+        {"datasets.folder.subset": {"train": 0, "test": None, "choose": "first"}},
+        "datasets.folder.subset.train: .*greater than or equal to 1, not 0",
+    ),
+    "a subset by a number": ({"datasets.folder.subset": 5000}, r"datasets.folder.subset: .*, not 5000"),
+    "a subset of the last": (
+        {"datasets.folder.subset": {"train": None, "test": 5, "choose": "last"}},
+        "datasets.folder.subset.choose: .*'first' or 'random', not 'last'",
+    ),
+    "a subset of one split": (
+        {"datasets.folder.subset": {"train": 5, "choose": "first"}},
+        "datasets.folder.subset.test: key is missing",
+    ),
     "a normaliser in words": ({"datasets.folder.normaliser": "eyes"}, "datasets.folder.normaliser: .*, not 'eyes'"),
     "no normaliser": ({"datasets.folder.normaliser": None}, "datasets.folder.normaliser: .*, not None"),
     "a normaliser without right": (

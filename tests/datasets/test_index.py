@@ -15,6 +15,7 @@ from uld.base import params
 from uld.base.errors import DataError, ParamsError
 from uld.datasets.folder import Folder, FolderParams
 from uld.datasets.index import build as build_index
+from uld.datasets.subset import SubsetParams
 from uld.evaluate.yaw import of_images
 
 
@@ -28,8 +29,10 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-def build(folder: Path, max_bad: float = 0.3, test: float = 0.2, seed: int = 0) -> tuple[pd.DataFrame, Annotations]:
-    return build_index(Folder(folder, FolderParams(test=test, max_bad=max_bad, normaliser={})), seed)
+def build(
+    folder: Path, max_bad: float = 0.3, test: float = 0.2, seed: int = 0, subset: SubsetParams | None = None
+) -> tuple[pd.DataFrame, Annotations]:
+    return build_index(Folder(folder, FolderParams(test=test, max_bad=max_bad, subset=subset, normaliser={})), seed)
 
 
 def test_index_of_good_photographs(photos: Path) -> None:
@@ -114,9 +117,47 @@ def test_yaw_of_a_split_file_reaches_the_evaluation(photos: Path, tmp_path: Path
     assert known["day1/1.png"] == -45 and known["day1/9.png"] == 7 and np.isnan(known["day0/0.png"])
 
 
+def test_a_subset_leaves_files_unopened(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    split_file(photos)
+    (photos / "day1/9.png").write_text("no picture")  # the last one of the training images
+    (photos / "landmarks.csv").write_text("image,x0,y0\nday1/9.png,4,5\nday0/0.png,1,2\n")
+    index, annotations = build(photos, max_bad=0, subset=SubsetParams(train=3, test=None, choose="first"))
+    table = index.set_index("image")
+    assert index["image"].is_monotonic_increasing and len(index) == 10
+    assert index["split"].value_counts().to_dict() == {"test": 4, "train": 3, "": 3}
+    assert table.index[table["split"] == "train"].tolist() == ["day0/4.png", "day0/6.png", "day0/8.png"]
+    left = table[table["status"] == "unused"]
+    assert left.index.tolist() == ["day1/5.png", "day1/7.png", "day1/9.png"]
+    assert left[["width", "height", "sha256"]].to_numpy().tolist() == [[0, 0, ""]] * 3
+    assert set(left["reason"]) == {"not in the subset"}
+    assert annotations.images.tolist() == ["day0/0.png"] and "annotated images are unreadable" not in caplog.text
+
+
+def test_a_subset_of_a_drawn_split(photos: Path) -> None:
+    """The split is that of all files, whatever the subset is."""
+    whole = build(photos, test=0.4)[0]
+    some = build(photos, test=0.4, subset=SubsetParams(train=2, test=3, choose="random"))[0]
+    used = some["status"] == "ok"
+    assert some["split"].value_counts().to_dict() == {"": 5, "test": 3, "train": 2}
+    assert (some["split"] == whole["split"])[used].all()
+    every = build(photos, test=0.4, subset=SubsetParams(train=None, test=None, choose="random"))[0]
+    assert every.equals(whole)
+
+
+def test_a_subset_of_bad_files(photos: Path) -> None:
+    """They count among the files that are read; none takes their place."""
+    split_file(photos)
+    for name in ("day0/4.png", "day0/6.png"):
+        (photos / name).write_text("no picture")
+    with pytest.raises(DataError, match="2 of 6 files"):
+        build(photos, subset=SubsetParams(train=2, test=None, choose="first"))
+    with pytest.raises(DataError, match="no usable image is in split 'train'"):
+        build(photos, max_bad=1, subset=SubsetParams(train=2, test=None, choose="first"))
+
+
 def test_names_and_params() -> None:
     with pytest.raises(ParamsError, match="'orll' is no data set"):
         datasets.kind("orll")
     with pytest.raises(ParamsError, match=r"datasets.folder.max_bad"):
-        params.build(FolderParams, {"test": 0.2, "max_bad": 2, "normaliser": {}}, "datasets.folder")
+        params.build(FolderParams, {"test": 0.2, "max_bad": 2, "subset": None, "normaliser": {}}, "datasets.folder")
     assert datasets.root("folder", Path("x")) == Path("x")

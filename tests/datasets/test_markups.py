@@ -19,7 +19,7 @@ INDEX = pd.DataFrame({"image": ["a.png", "b.png", "c.png"], "width": 100, "heigh
 
 def dataset(folder: Path, **normaliser: tuple[list[Any], list[Any]]) -> Folder:
     spans = {name: NormaliserParams(left=tuple(a), right=tuple(b)) for name, (a, b) in normaliser.items()}
-    return Folder(folder, FolderParams(test=0.5, max_bad=0.5, normaliser=spans))
+    return Folder(folder, FolderParams(test=0.5, max_bad=0.5, subset=None, normaliser=spans))
 
 
 @pytest.fixture

@@ -197,7 +197,7 @@ USER_FILES = ("split.csv", "landmarks.csv", "coco.json", "boxes.csv")
 
 
 def read_user_file(folder: Path, name: str) -> None:
-    dataset = Folder(folder, FolderParams(test=0.2, max_bad=0.5, normaliser={}))
+    dataset = Folder(folder, FolderParams(test=0.2, max_bad=0.5, subset=None, normaliser={}))
     if name == "boxes.csv":
         Boxes(BoxesParams(file=name), Context(folder, folder))
     elif name == "split.csv":
@@ -308,7 +308,7 @@ def test_odd_names_survive_every_table(tmp_path: Path) -> None:
     (tmp_path / "in/boxes.csv").write_text("image,x1,y1,x2,y2\n" + "".join(f"{name},0,0,5,5\n" for name in quoted))
     split = "".join(f"{name},{'test' if n % 2 else 'train'}\n" for n, name in enumerate(quoted))
     (tmp_path / "in/split.csv").write_text("image,split\n" + split)
-    index, _ = build(Folder(tmp_path / "in", FolderParams(test=0.2, max_bad=0.0, normaliser={})), 0)
+    index, _ = build(Folder(tmp_path / "in", FolderParams(test=0.2, max_bad=0.0, subset=None, normaliser={})), 0)
     write_table(tmp_path / "index.csv", index)
     back = read_table(tmp_path / "index.csv", "data")
     assert back["image"].tolist() == sorted(ODD) and (back["status"] == "ok").all()

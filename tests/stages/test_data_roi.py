@@ -19,7 +19,7 @@ PARAMS = """
 seed: 0
 dataset: folder
 source: photos
-datasets: {folder: {test: 0.25, max_bad: 0.3, normaliser: {}}}
+datasets: {folder: {test: 0.25, max_bad: 0.3, subset: null, normaliser: {}}}
 roi: {providers: [annotation, full], margin: 0.1, crop: 16, max_missing: 0}
 roi_providers: {annotation: {set: points}, full: {}}
 """
@@ -84,6 +84,19 @@ def test_what_is_said_of_markups(project: Path) -> None:
     assert stage(project, "roi").returncode == 0
     provider = read_boxes(project / "artifacts/roi/boxes.csv")["provider"]
     assert provider.tolist() == ["annotation:eyes"] * 3 + ["full"] * 5
+
+
+def test_what_is_said_of_a_subset(project: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """How many images it leaves out, and no line for each; that there are fewer than asked for."""
+    text = PARAMS.replace("subset: null", "subset: {train: 4, test: 9, choose: first}")
+    (project / "params.yaml").write_text(text)
+    data = stage(project, "data")
+    assert data.returncode == 0, data.stderr
+    assert "9 files: 4 to train, 2 to test, 0 kept out, 3 not in the subset\n" in data.stdout
+    assert "unused" not in data.stdout
+    assert "datasets.folder.subset.test: there are 2 images, not 9: all are used." in caplog.text
+    assert stage(project, "roi").returncode == 0
+    assert len(read_boxes(project / "artifacts/roi/boxes.csv")) == 6
 
 
 def test_a_second_run_gives_the_same_bytes(project: Path) -> None:

@@ -385,6 +385,16 @@ def test_what_errors_are_divided_by(truth: np.ndarray) -> None:
         assert f"Divided by {said}" in re.sub(r"\s+", " ", report().text)
 
 
+def test_a_subset(truth: np.ndarray) -> None:
+    path = Path("artifacts/data/index.csv")
+    index = pd.read_csv(path, keep_default_na=False)
+    write_table(path, pd.concat([index, index.tail(1).assign(image="zzz.png", status="unused")]))
+    text = re.sub(r"\s+", " ", report().text)
+    assert (
+        "has 32 images; 1 were kept out as unreadable or double, 1 are not in the subset, 0 have no object box" in text
+    )
+
+
 def test_a_row_without_landmarks_in_the_pictures(truth: np.ndarray) -> None:
     Path("params.yaml").write_text(PARAMS.replace("row: found", "row: mean_shape"))
     page = report()

@@ -19,6 +19,7 @@ from uld import datasets, roi
 from uld.base import params, runtime, shown
 from uld.base.errors import ArtifactError, NotInstalled, ULDError
 from uld.commands import blocks
+from uld.datasets import subset
 from uld.diffusion import backbone, pinned
 from uld.diffusion.extract import StoreParams
 from uld.diffusion.training import TrainParams
@@ -163,7 +164,10 @@ def images(tree: dict[str, Any]) -> int:
 
 
 def split_of(tree: dict[str, Any]) -> tuple[int, int]:
-    """How many of these files are to train and how many to test: as the data set says, else as they will be drawn."""
+    """How many of these files are to train and how many to test: as the data set says, else as they will be drawn.
+
+    Those that a subset leaves out do not count.
+    """
     name = tree["dataset"]
     kind = datasets.kind(name)
     dataset = kind(datasets.source_folder(tree["source"]), blocks.read(f"datasets.{name}", tree))
@@ -171,7 +175,7 @@ def split_of(tree: dict[str, Any]) -> tuple[int, int]:
     tested = int((files["split"] == "test").sum())
     if (files["split"] == "").all():  # whole groups are drawn, and neither side is empty
         tested = min(max(1, round(dataset.test * len(files))), len(files) - 1)
-    return len(files) - tested, tested
+    return subset.sizes(len(files) - tested, tested, dataset.subset)
 
 
 def items(tree: dict[str, Any], store: StoreParams, split: tuple[int, int]) -> int:

@@ -7,20 +7,22 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from uld.artifacts.annotations import Annotations
+from uld.datasets.subset import SubsetParams
 
 
 class Dataset(ABC):
     """Image files below one folder, perhaps with a split, groups and annotations.
 
     `Params` is the block `datasets.<name>` of params.yaml; `max_bad` the share of unreadable files above which the
-    stage stops; `test` the share of images held out where the data set brings no split. `makes` is the command that
-    writes the files into `{source}`, empty where they must be brought.
+    stage stops; `test` the share of images held out where the data set brings no split; `subset` how many images are
+    used, None for all. `makes` is the command that writes the files into `{source}`, empty where they must be brought.
     """
 
     Params: ClassVar[type]
     makes: ClassVar[str] = ""
     max_bad: float = 0.0
     test: float = 0.0
+    subset: SubsetParams | None = None
 
     def __init__(self, source: Path, params: Any) -> None:
         """`source` is the folder named in params.yaml, `params` an instance of `Params`."""

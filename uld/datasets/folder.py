@@ -18,6 +18,7 @@ from uld.datasets import joined, markup, markup_files, normaliser, splits
 from uld.datasets.base import Dataset
 from uld.datasets.markup import Marks
 from uld.datasets.normaliser import NormaliserParams
+from uld.datasets.subset import SubsetParams
 from uld.images.decode import SUFFIXES
 from uld.images.walk import check_name
 from uld.images.walk import walk as below
@@ -33,6 +34,7 @@ class FolderParams:
 
     test: Annotated[float, Field(gt=0, lt=1)]
     max_bad: Annotated[float, Field(ge=0, le=1)]
+    subset: SubsetParams | None
     normaliser: dict[str, NormaliserParams]  # of mark-ups by name; of others it is the box of the points
 
 
@@ -46,6 +48,7 @@ class Folder(Dataset):
         super().__init__(source, params)
         self.max_bad = params.max_bad
         self.test = params.test
+        self.subset = params.subset
         self.normaliser = params.normaliser
 
     @staticmethod

@@ -2,17 +2,18 @@
 
 import hashlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
 from uld.artifacts.annotations import Annotations
 from uld.base import random, runtime
 from uld.base.errors import DataError
-from uld.datasets import splits
+from uld.datasets import splits, subset
 from uld.datasets.base import Dataset
 from uld.images import decode
 
@@ -30,23 +31,41 @@ class _Facts(NamedTuple):
 def build(dataset: Dataset, seed: int) -> tuple[pd.DataFrame, Annotations]:
     """Index (docs/artifacts.md) and annotations of a data set; the index has a `yaw` if the data set knows it.
 
-    Unreadable files and byte-identical copies stay in the index with their reason, without a split; of copies the
-    first by id is kept. Where the data set brings no split, one is drawn from (seed, "split"), whole groups together.
+    Unreadable files, byte-identical copies and files that a subset leaves out stay in the index with their reason,
+    without a split; of copies the first by id is kept. Where the data set brings no split, one is drawn from
+    (seed, "split"), whole groups together: of the files that can be used, or of all before a subset is chosen.
 
     Raises:
         DataError: nothing usable, more than `dataset.max_bad` of the files unreadable, or a split or mark-up that does
             not fit the images.
     """
-    index = _mark(_inspect(dataset.root, dataset.files()))
+    used, unused = _divide(dataset, seed)
+    index = _mark(_inspect(dataset.root, used))
     _refuse_bad(index, dataset)
+    index = pd.concat([index, unused]).sort_index() if len(unused) else index
     ok = index["status"] == "ok"
     index.loc[~ok, "split"] = ""
     if (index.loc[ok, "split"] == "").all():
-        rng = random.rng(seed, "split")
-        index.loc[ok, "split"] = splits.draw(index.loc[ok, "group"].to_numpy(object), dataset.test, rng)
+        index.loc[ok, "split"] = _draw(index[ok], dataset, seed)
     splits.check(index[ok])
     columns = [*COLUMNS, *(name for name in ("yaw",) if name in index)]
     return index[columns], dataset.annotations(index[columns])
+
+
+def _divide(dataset: Dataset, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The files that are looked at, and as lines of the index those that the subset leaves out."""
+    files = dataset.files()
+    if dataset.subset is None:
+        return files, files[:0]
+    if (files["split"] == "").all():
+        files["split"] = _draw(files, dataset, seed)
+    used = subset.chosen(files["split"].to_numpy(object), dataset.subset, seed)
+    return files[used], subset.unused(files[~used])
+
+
+def _draw(files: pd.DataFrame, dataset: Dataset, seed: int) -> NDArray[Any]:
+    """A split (N,) of files (N rows)."""
+    return splits.draw(files["group"].to_numpy(object), dataset.test, random.rng(seed, "split"))
 
 
 def _inspect(root: Path, files: pd.DataFrame) -> pd.DataFrame:

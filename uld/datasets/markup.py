@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from uld.base.errors import DataError
 from uld.base.shown import short
 from uld.datasets import tables
+from uld.datasets.subset import UNUSED
 
 log = logging.getLogger(__name__)
 
@@ -94,12 +95,13 @@ def check(marks: Marks, index: pd.DataFrame) -> Marks:
     absent = np.isnan(xy)
     half = (absent[..., 0] != absent[..., 1]) | np.isinf(xy).any(axis=-1)
     _refuse_point(marks, half, "is half absent or infinite: give x and y, or leave both empty")
-    usable = (index["status"].to_numpy(object) == "ok")[line]
+    status = index["status"].to_numpy(object)[line]
+    usable = status == "ok"
     side = index[["width", "height"]].to_numpy(np.float32)[line][:, None]
     far = ((xy < -0.5 - side / 2) | (xy > 1.5 * side - 0.5)).any(axis=-1) & usable[:, None]
     _refuse_point(marks, far, "lies far outside the image: are these pixels of the upright, unscaled photograph?")
-    if not usable.all():
-        log.warning("%s: %d annotated images are unreadable or duplicates and not used.", path, int((~usable).sum()))
+    if bad := int((~usable & (status != UNUSED)).sum()):
+        log.warning("%s: %d annotated images are unreadable or duplicates and not used.", path, bad)
     keep = np.flatnonzero(usable & ~absent.all(axis=(1, 2)))
     keep = keep[np.argsort(images[keep])]
     return marks._replace(images=images[keep], xy=xy[keep])

@@ -6,6 +6,7 @@ from importlib.resources import files
 import jinja2
 
 from uld.artifacts.annotations import BOX
+from uld.datasets.subset import UNUSED
 from uld.evaluate.cases import spanned_by
 from uld.evaluate.protocols import choose
 from uld.report import palette, pictures, source, tables
@@ -108,11 +109,12 @@ def _middle(points: tuple[int, ...]) -> str:
 
 
 def counts(run: Run) -> dict[str, int]:
-    """Numbers of the first paragraph: images found, kept out and without a box, in either split, and landmarks."""
+    """Numbers of the first paragraph: images found, kept out, not in the subset and without a box, and landmarks."""
     split = run.inputs.predictions.split
     return {
         "found": len(run.index),
-        "out": int((run.index["status"] != "ok").sum()),
+        "out": int((~run.index["status"].isin(("ok", UNUSED))).sum()),
+        "unused": int((run.index["status"] == UNUSED).sum()),
         "missed": run.inputs.missed,
         "train": int((split == "train").sum()),
         "test": int((split == "test").sum()),
