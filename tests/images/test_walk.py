@@ -193,7 +193,7 @@ def test_special_files_of_other_names_are_others(photos: Path, make, monkeypatch
     assert walk(photos)[1] > before
 
 
-USER_FILES = ("split.csv", "landmarks.csv", "coco.json", "boxes.csv")
+USER_FILES = ("split.csv", "landmarks.csv", "landmarks-eyes.csv", "coco.json", "coco-fur.json", "boxes.csv")
 
 
 def read_user_file(folder: Path, name: str) -> None:
