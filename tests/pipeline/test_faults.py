@@ -53,6 +53,11 @@ def model(path: Path) -> Any:
     return {name: value.numpy() for name, value in load_model(path).state_dict().items()}, vars(read_origin(path))
 
 
+def moments(path: Path) -> Any:
+    """What the optimiser of a start or round remembers."""
+    return {name: value.numpy() for name, value in read_moments(path).items()}
+
+
 def network(path: Path) -> Any:
     """The backbone; its hash is of all that makes a feature."""
     return backbone.load(path).fingerprint
@@ -78,7 +83,7 @@ READERS: dict[str, tuple[Read, bool]] = {
     r"(artifacts/features/\w+\.zarr)/.*zarr\.json": (store, False),
     r"(artifacts/rounds/[\w-]+)/model\.safetensors": (model, True),
     r"(artifacts/rounds/[\w-]+)/model\.json": (model, False),
-    r"(artifacts/rounds/[\w-]+)/moments\.safetensors": (read_moments, True),
+    r"(artifacts/rounds/[\w-]+)/moments\.safetensors": (moments, True),
     r"artifacts/(rounds|labels)/[\w-]+/labels\.h5": (read_labels, True),
     r"artifacts/(landmarks|labels)/[\w-]+/landmarks\.h5": (read_landmarks, True),
     r"artifacts/landmarks/\w+/quality\.json": (lambda path: read_json(path, "discover"), False),
@@ -96,7 +101,7 @@ UNREAD = [
     "artifacts/rounds/*/training.csv",
     "report/*",
 ]
-FOLDERS = (crops, store, model, network, detector)  # readers of a folder
+FOLDERS = (crops, store, model, moments, network, detector)  # readers of a folder
 EXAMPLES = 1  # files of a kind that are damaged
 
 
