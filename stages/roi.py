@@ -27,7 +27,7 @@ def main() -> None:
     boxes, missing = roi.locate(root, index, providers, chosen.max_missing)
     write_table(OUT / "boxes.csv", boxes)
     write_table(OUT / "missing.csv", missing)
-    cut.write(OUT / "crops.zarr", root, boxes, chosen.margin, chosen.crop)
+    cut.write(OUT / "crops.zarr", root, boxes, chosen.margin, chosen.crop, chosen.border)
 
     print(f"{len(boxes)} boxes: {boxes['provider'].value_counts().to_dict()}; {len(missing)} images without one")
 

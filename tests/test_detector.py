@@ -49,7 +49,7 @@ from uld.starts.base import Site
 from uld.starts.frozen import FrozenStart
 
 COUNT, GRID, CROP = 4, 16, 32
-ROI = roi.RoiParams(providers=("full",), margin=0.1, crop=CROP, max_missing=0.0)
+ROI = roi.RoiParams(providers=("full",), margin=0.1, crop=CROP, border=0.0, max_missing=0.0)
 READOUT = ReadoutParams(((0, 1), (1, 0)), (24, 142), "add_noise", 50, "float32")
 BANK = (ViewParams(False, 0, 1), ViewParams(True, 0, 1))
 WARPS = coords.view(ROI.crop, rotate=180)[None]
@@ -543,8 +543,18 @@ def test_a_file_that_was_not_packed_is_told(zeroshot: tuple[Landmarks, Predictio
 WRONG: list[tuple[str, str, Any, str]] = [
     ("detector.json", "version", 2, "packed by another version of uld"),
     ("detector.json", "colour", 1, "detector.colour: unknown key"),
-    ("detector.json", "roi", {"providers": ["full"], "margin": "0.1", "crop": 32, "max_missing": 0}, "roi.margin: "),
-    ("detector.json", "roi", {"providers": ["full"], "margin": 0.1, "crop": 10**9, "max_missing": 0}, "roi.crop: "),
+    (
+        "detector.json",
+        "roi",
+        {"providers": ["full"], "margin": "0.1", "crop": 32, "border": 0, "max_missing": 0},
+        "roi.margin: ",
+    ),
+    (
+        "detector.json",
+        "roi",
+        {"providers": ["full"], "margin": 0.1, "crop": 10**9, "border": 0, "max_missing": 0},
+        "roi.crop: ",
+    ),
     ("detector.json", "method", "magic", "magic"),
     ("detector.json", "params", KMEANS, "params.refine: key is missing"),
     ("detector.json", "roi_providers", {"full": {"size": 3}}, "roi_providers.full.size: unknown key"),

@@ -148,7 +148,7 @@ class Detector:
         if not len(good):
             return Detected(Found.absent(len(images), self.count), boxes)
         affine = coords.crop(boxes[good], self._roi.margin, self._roi.crop)
-        cuts = [cut(images[i], affine[n], self._roi.crop) for n, i in enumerate(good)]
+        cuts = [cut(images[i], affine[n], self._roi.crop, self._roi.border) for n, i in enumerate(good)]
         pixels, inside = (np.stack(part) for part in zip(*cuts, strict=True))
         views = LiveViews(self._read, pixels, inside, affine, boxes[good], self._model.grid)
         source = Source(self._model, views)

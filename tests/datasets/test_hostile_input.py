@@ -522,6 +522,7 @@ PARAMS: dict[str, tuple[dict[str, Any], str]] = {
     "a tiny crop": ({"roi.crop": 1}, "roi.crop: .*greater than or equal to 8, not 1"),
     "a huge margin": ({"roi.margin": 1e308}, "roi.margin: .*less than or equal to 10, not 1e"),
     "a margin of infinity in words": ({"roi.margin": float("inf")}, "roi.margin: .*valid number"),
+    "half of the crop as border": ({"roi.border": 0.5}, "roi.border: .*less than or equal to 0.4, not 0.5"),
     "a negative margin": ({"roi.margin": -1}, "roi.margin: .*greater than or equal to 0"),
     "a margin of NaN in words": ({"roi.margin": float("nan")}, "roi.margin: .*valid number"),
     "no landmarks": ({"landmarks": 0}, "landmarks: rounds.duld-1: DULD finds 1 to 1000000 landmarks, not 0"),

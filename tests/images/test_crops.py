@@ -83,6 +83,17 @@ def test_outside_is_mirrored_and_marked() -> None:
     assert np.array_equal(crop[:, :10], photo[:, 10:0:-1])
 
 
+def test_a_border_is_not_inside() -> None:
+    """A photograph of 60 x 30 pixels in a crop of 40 that halves it: a tenth of 40 is 4 pixels of the crop."""
+    photo, affine = ramp(30, 60), coords.crop(np.array([[-10.5, -26.5, 69.5, 53.5]]), 0.0, 40)[0]
+    crop, plain = cut.cut(photo, affine, 40)
+    same, inside = cut.cut(photo, affine, 40, 0.1)
+    assert np.array_equal(same, crop) and plain.any(0).sum() == 30 and plain.any(1).sum() == 15
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    assert (columns[0], columns[-1], rows[0], rows[-1]) == (5 + 4, 34 - 4, 13 + 4, 27 - 4)
+    assert inside.sum() == len(rows) * len(columns)
+
+
 def test_a_photograph_smaller_than_the_crop() -> None:
     affine = coords.crop(np.array([[-0.5, -0.5, 4.5, 2.5]]), 0.2, 64)[0]
     crop, inside = cut.cut(np.full((3, 5, 3), 9, np.uint8), affine, 64)

@@ -95,8 +95,8 @@ def test_names_and_params() -> None:
         assert issubclass(roi.kind(name), roi.Provider)
     with pytest.raises(ParamsError, match="'yolo' is no provider; there are full,"):
         roi.kind("yolo")
-    good = {"providers": ["full"], "margin": 0, "crop": 64, "max_missing": 0.1}
+    good = {"providers": ["full"], "margin": 0, "crop": 64, "border": 0, "max_missing": 0.1}
     assert params.build(roi.RoiParams, good, "roi").providers == ("full",)
-    for change in ({"providers": []}, {"margin": -1}, {"crop": 4}, {"max_missing": 2}, {"margins": 1}):
+    for change in ({"providers": []}, {"margin": -1}, {"crop": 4}, {"border": 0.5}, {"max_missing": 2}, {"margins": 1}):
         with pytest.raises(ParamsError, match=next(iter(change))):
             params.build(roi.RoiParams, good | change, "roi")

@@ -20,7 +20,7 @@ seed: 0
 dataset: folder
 source: photos
 datasets: {folder: {test: 0.25, max_bad: 0.3, subset: null, normaliser: {}}}
-roi: {providers: [annotation, full], margin: 0.1, crop: 16, max_missing: 0}
+roi: {providers: [annotation, full], margin: 0.1, crop: 16, border: 0, max_missing: 0}
 roi_providers: {annotation: {set: points}, full: {}}
 """
 

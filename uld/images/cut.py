@@ -26,7 +26,7 @@ SHARD = 128  # crops a file: at 512 px 100 MB in memory while it is written
 SHRINK = 1.25  # from this factor on, plain bilinear sampling would skip pixels
 
 
-def cut(image: Pixels, affine: Affine, size: int) -> tuple[Pixels, NDArray[np.bool_]]:
+def cut(image: Pixels, affine: Affine, size: int, border: float = 0.0) -> tuple[Pixels, NDArray[np.bool_]]:
     """Resample a photograph into a crop.
 
     Shrinking averages areas first, so that fine texture does not alias; both steps keep the half-pixel convention.
@@ -35,13 +35,14 @@ def cut(image: Pixels, affine: Affine, size: int) -> tuple[Pixels, NDArray[np.bo
         image: (H, W, 3) uint8.
         affine: (2, 3), image -> crop, as from `coords.crop`.
         size: S, side of the crop.
+        border: share of S; pixels that are nearer to an edge of the photograph do not count as inside.
 
     Returns:
         The crop (S, S, 3), mirrored at the photograph's edges where it leaves it, and `inside` (S, S): whether the
         pixel's centre lies in the photograph.
     """
     height, width = image.shape[:2]
-    inside = _inside(affine, size, width, height)
+    inside = _inside(affine, size, width, height, border)
     scale = math.sqrt(abs(np.linalg.det(affine[:, :2])))
     if scale < 1 / SHRINK:
         small = max(1, round(width * scale)), max(1, round(height * scale))
@@ -56,15 +57,16 @@ def _stretch(kx: float, ky: float) -> Affine:
     return np.array([[kx, 0, (kx - 1) / 2], [0, ky, (ky - 1) / 2]])
 
 
-def _inside(affine: Affine, size: int, width: int, height: int) -> NDArray[np.bool_]:
-    """(S, S): whether a crop pixel's centre falls within [-0.5, W - 0.5] x [-0.5, H - 0.5]."""
+def _inside(affine: Affine, size: int, width: int, height: int, border: float) -> NDArray[np.bool_]:
+    """(S, S): whether a crop pixel's centre falls within [-0.5, W - 0.5] x [-0.5, H - 0.5], less the border."""
     back = coords.invert(affine)
+    edge = border * size * math.sqrt(abs(np.linalg.det(back[:, :2]))) - 0.5
     y, x = np.mgrid[:size, :size]
     at = np.stack([x, y], axis=-1) @ back[:, :2].T + back[:, 2]
-    return np.asarray(((at >= -0.5) & (at <= np.array([width, height]) - 0.5)).all(axis=-1))
+    return np.asarray(((at >= edge) & (at <= np.array([width, height]) - 1 - edge)).all(axis=-1))
 
 
-def write(path: Path, root: Path, boxes: pd.DataFrame, margin: float, size: int) -> None:
+def write(path: Path, root: Path, boxes: pd.DataFrame, margin: float, size: int, border: float = 0.0) -> None:
     """Cut all crops into a new store, shard by shard; it gets its name when it is complete.
 
     Args:
@@ -73,18 +75,19 @@ def write(path: Path, root: Path, boxes: pd.DataFrame, margin: float, size: int)
         boxes: N lines of boxes.csv.
         margin: see `coords.crop`.
         size: S.
+        border: see `cut`.
     """
     affine = coords.crop(boxes[["x1", "y1", "x2", "y2"]].to_numpy(np.float64), margin, size)
     with atomic_folder(path) as part:
-        _fill(zarr.open_group(part, mode="w", zarr_format=3), root, boxes, affine, size)
+        _fill(zarr.open_group(part, mode="w", zarr_format=3), root, boxes, affine, size, border)
 
 
-def _fill(group: zarr.Group, root: Path, boxes: pd.DataFrame, affine: Affine, size: int) -> None:
+def _fill(group: zarr.Group, root: Path, boxes: pd.DataFrame, affine: Affine, size: int, border: float) -> None:
     crops = _array(group, "images", (len(boxes), size, size, 3), np.uint8)
     inside = _array(group, "inside", (len(boxes), size, size), np.bool_)
     digest = hashlib.sha256(affine.tobytes())
     cuts = ahead(
-        lambda job: cut(decode(root / job[0]), job[1], size),
+        lambda job: cut(decode(root / job[0]), job[1], size, border),
         zip(boxes["image"], affine, strict=True),
         runtime.threads(),
     )

@@ -42,6 +42,8 @@ class RoiParams:
     providers: Annotated[tuple[str, ...], Field(min_length=1)]
     margin: Annotated[float, Field(ge=0, le=10)]
     crop: Annotated[int, Field(ge=8, le=4096)]
+    # share of the crop's side: nearer to an edge of the photograph no landmark lies, where features see it mirrored
+    border: Annotated[float, Field(ge=0, le=0.4)]
     max_missing: Annotated[float, Field(ge=0, le=1)]
 
 
