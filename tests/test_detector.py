@@ -122,7 +122,7 @@ class Project:
         cut = Crops(self.root / "roi/crops.zarr")
         shutil.copytree(model, self.root / "backbone")
         reader = Extractor(backbone.load(self.root / "backbone", "float32", trained), READOUT, 0)
-        kept = StoreParams(trained, "features", BANK)
+        kept = StoreParams(trained, "features", BANK, False)
         path, backbone_folder = self.root / "features/trained.zarr", self.root / "backbone"
         extract.fill(path, reader, cut, self.boxes, kept, reduction, 0, WARPS, backbone_folder)
         made: Model = FrozenStart(START).make(Site(self.views(), cut, 0, folder / "state.pt", "frozen")).model

@@ -74,9 +74,10 @@ def same(one: object, two: object) -> None:
 
 @pytest.mark.parametrize("count", [0, 3])
 def test_landmarks_come_back(tmp_path: Path, count: int) -> None:
-    want = landmarks(count, 4 if count else 0, 2 if count else 0)
-    write_landmarks(tmp_path / "landmarks.h5", want)
-    same(want, read_landmarks(tmp_path / "landmarks.h5"))
+    plain = landmarks(count, 4 if count else 0, 2 if count else 0)
+    for want in (plain, replace(plain, mirror=np.arange(count))):
+        write_landmarks(tmp_path / "landmarks.h5", want)
+        same(want, read_landmarks(tmp_path / "landmarks.h5"))
 
 
 def test_poses_come_back(tmp_path: Path) -> None:

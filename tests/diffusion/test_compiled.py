@@ -117,7 +117,7 @@ def test_only_on_demand(
 ) -> None:
     if setting is not None:
         monkeypatch.setenv("ULD_COMPILE", setting)
-    network = StoreParams(True, "features", (ViewParams(False, 0, 1),))
+    network = StoreParams(True, "features", (ViewParams(False, 0, 1),), False)
     reader, crops, warps = Extractor(sd, READOUT, 0), write_crops(16), np.empty((0, 2, 3))
     extract.fill(tmp_path / "x.zarr", reader, crops, photographs[1], network, None, 0, warps, tmp_path / "sd")
     assert plain(sd) == (setting != "1")

@@ -26,7 +26,7 @@ from uld.images.crops import Crops
 
 TRAIN, TEST, ROWS = np.arange(5), np.arange(5, 7), np.arange(7)
 WARPS = np.stack([coords.view(32, rotate=180), coords.view(32, rotate=25, scale=1.1)])
-BANK = StoreParams(True, "features", (ViewParams(False, 0, 1), ViewParams(True, 0, 1), ViewParams(False, 90, 1)))
+BANK = StoreParams(True, "features", (ViewParams(False, 0, 1), ViewParams(True, 0, 1), ViewParams(False, 90, 1)), False)
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ def test_memory_does_not_grow_with_the_images(
 ) -> None:
     """Of NumPy, which holds the batches. An image has 24 KB of features, so these stores 0.8 and 3.1 MB."""
     reader = Extractor(pixel, ReadoutParams(((0, 1), (1, 0)), (24,), "add_noise", 50, "float32"), 0)
-    one = StoreParams(True, "features", (ViewParams(False, 0, 1),))
+    one = StoreParams(True, "features", (ViewParams(False, 0, 1),), False)
     monkeypatch.setenv("ULD_BATCH", "4")
     monkeypatch.setattr(building, "SHARD_BYTES", 200_000)
     peaks = []

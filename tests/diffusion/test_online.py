@@ -49,7 +49,7 @@ def stores(tmp_path: Path, pixel_folder: Path, crops32: Crops, photographs: tupl
         opened = []
         for keep in ("features", "latents"):
             path = tmp_path / "features" / f"{keep}.zarr"
-            network = StoreParams(True, keep, VIEWS)  # type: ignore[arg-type]
+            network = StoreParams(True, keep, VIEWS, False)  # type: ignore[arg-type]
             extract.fill(path, extractor, crops32, photographs[1], network, reduction, 0, warps, pixel_folder)
             opened.append(open_store(path))
         return opened[0], opened[1]

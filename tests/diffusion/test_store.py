@@ -146,6 +146,15 @@ def test_training_images_have_the_bank_and_test_images_the_warps() -> None:
     assert (layout.flipped.tolist(), layout.bank) == ([False, True, False, False, False], 3)
 
 
+def test_test_images_in_a_mirror_and_training_images_in_the_first() -> None:
+    bank, warps = np.stack([coords.view(8), coords.view(8, rotate=5)]), WARP[None]
+    mirrors = coords.mirrored(np.concatenate([bank[:1], warps]), 8)
+    layout = store.lay_out(bank, np.array([False, False]), warps, np.array([False, True]), mirrors)
+    assert layout.items.tolist() == [[0, 0], [0, 2], [0, 3], [0, 4], [1, 0], [1, 1], [1, 3]]
+    np.testing.assert_array_equal(layout.views, np.concatenate([bank, warps, mirrors]))
+    assert (layout.flipped.tolist(), layout.bank) == ([False, False, False, True, True], 2)
+
+
 def test_a_layout_without_warps() -> None:
     layout = store.lay_out(WARP[None], np.array([False]), np.empty((0, 2, 3)), np.array([True, False]))
     assert layout.items.tolist() == [[0, 0], [1, 0]]

@@ -92,6 +92,15 @@ def test_a_box_over_whole_pixels_is_cut_pixel_by_pixel() -> None:
     np.testing.assert_allclose(affine, [[1, 0, -3], [0, 1, -5]])
 
 
+def test_a_mirror_counts_x_from_the_other_side() -> None:
+    point = np.array([[1.0, 5.0]])
+    for affine in (coords.view(8, rotate=90, scale=2), coords.view(8)):
+        there = coords.apply(affine, point)
+        found = coords.apply(coords.mirrored(affine, 8), point)
+        np.testing.assert_allclose(found, [7, 0] + there * [-1, 1], atol=1e-5)
+    np.testing.assert_allclose(coords.mirrored(coords.view(8), 8), coords.view(8, mirror=True))
+
+
 def test_view_mirrors_then_rotates_then_scales() -> None:
     c = 7.5  # centre of 16 pixels
     right = np.array([[c + 4, c]])

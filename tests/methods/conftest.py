@@ -40,7 +40,7 @@ class Planted:
     def __init__(self, images: int, channels: int = 1) -> None:
         """`heights` (images, views, PARTS): of the heat, to be changed."""
         self.channels = channels
-        self.views = SimpleNamespace(plain=PLAIN, flips=[PLAIN, MIRROR], turned=[TURN], evaluation=[])
+        self.views = SimpleNamespace(plain=PLAIN, flips=[PLAIN, MIRROR], turned=[TURN], evaluation=[], mirror=_mirror)
         self.heights = np.full((images, len(VIEWS), PARTS), 0.9, dtype=np.float32)
         rng = np.random.default_rng(3)
         home = np.array([[4, 4], [11, 4], [4, 11], [11, 11]])[:, None]
@@ -102,6 +102,10 @@ class Planted:
     def _seen(self, maps: torch.Tensor, view: View) -> torch.Tensor:
         """(B, C, G, G) as they look in a view."""
         return (maps, maps.flip(3), maps.rot90(-1, (2, 3)))[VIEWS.index(view)]
+
+
+def _mirror(view: View) -> View:
+    return {PLAIN: MIRROR, MIRROR: PLAIN}[view]
 
 
 def _affine(view: View) -> np.ndarray:

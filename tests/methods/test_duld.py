@@ -133,7 +133,7 @@ def test_as_many_images_are_kept_as_asked(planted: Planted, monkeypatch: pytest.
         kept.append(rows)
         return keep(source, rows, view)
 
-    monkeypatch.setattr("uld.methods.duld.keep", spy)
+    monkeypatch.setattr("uld.landmarks.clusters.keep", spy)
     discover(planted, images=5)
     assert len(kept) == 2 and len(kept[0]) == 5 and np.isin(kept[0], ROWS).all()
     np.testing.assert_array_equal(kept[0], np.unique(kept[1]))  # sorted, the same in both flips

@@ -21,7 +21,8 @@ TRAIN = {"steps": 40, "pairs": 4, "lr": 3e-3, "descriptor_lr": 1e-3, "optimiser"
          "sigma": 1.0, "margin": 0.8,
          "negatives": 16, "min_distance": 3.0, "descriptor_weight": 1.0}  # fmt: skip
 DETECT = {"radius": 1, "threshold": 0.3, "min_points": 0, "max_points": 8, "heat_weight": 0.0}
-BLOCK = {"clusters": 3, "max_points": 100_000, "restarts": 3, "iterations": 20, "detect": DETECT}
+BLOCK = {"clusters": 3, "pool": "detections", "points": 20, "max_points": 100_000, "restarts": 3, "iterations": 20,
+         "over_clustering": 1, "recentre": 0, "images": 100, "detect": DETECT}  # fmt: skip
 ROWS = np.arange(2, 40)
 
 

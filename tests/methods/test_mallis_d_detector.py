@@ -1,6 +1,7 @@
 """Second stage of Mallis (D): a heat map a landmark, what it learns and what is read from it."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,20 +11,25 @@ import torch.nn.functional as F
 
 from tests.methods.conftest import MIRROR, PARTS, PLAIN, Course, Planted, task
 from tests.training.adam import ADAM
+from uld.artifacts.labels import Labels
 from uld.base.errors import ULDError
 from uld.base.params import build
 from uld.cluster import spool
 from uld.geometry import sampling
-from uld.landmarks.channels import flip_agreement, tops
+from uld.landmarks.channels import mirror_votes, tops
+from uld.landmarks.label import mirrored, table
 from uld.losses.mallis import channel_bce, channel_mse
 from uld.methods import load
 from uld.methods.base import Discovery, Labelled, Method, Training
-from uld.models.base import Model
+from uld.models.base import Maps, Model
 from uld.sources.views import View
 
 TRAIN = {"steps": 60, "views": 8, "lr": 1e-2, "lr_rest": 1e-3, "optimiser": ADAM, "loss": "bce", "sigma": 0.75}
-DETECT = {"radius": 1, "threshold": 0.3, "min_points": 0, "max_points": 8}
-BLOCK = {"max_points": 100_000, "restarts": 3, "iterations": 20, "detect": DETECT, "threshold": 0.0}
+DETECT = {"radius": 1, "threshold": 0.3, "min_points": 0, "max_points": 8, "heat_weight": 0}
+BLOCK = {"pool": "detections", "points": 20, "max_points": 100_000, "restarts": 3, "iterations": 20,
+         "over_clustering": 1, "recentre": 0, "images": 100, "detect": DETECT,
+         "label": {"max_distance": None, "dense": None}, "mirror": "found",
+         "average": False, "threshold": 0.0}  # fmt: skip
 ROWS = np.arange(2, 40)
 
 
@@ -177,6 +183,31 @@ def test_find_in_the_mirror_image(planted: Planted) -> None:
     assert np.abs(planted.to_image(ROWS, found.xy, MIRROR) - want).max() < 0.05
 
 
+def test_the_mean_with_the_mirror_image(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the mirror the first two heat maps stand for each other, and heat is lower and elsewhere."""
+    planted.channels, plain_maps = PARTS, planted.maps
+
+    def maps(rows: np.ndarray, view: View = PLAIN) -> Maps:
+        found = plain_maps(rows, view)
+        return replace(found, logits=found.logits[:, [1, 0, 2, 3]].roll(2, 3)) if view is MIRROR else found
+
+    monkeypatch.setattr(planted, "maps", maps)
+    planted.heights[:, 1] = 0.6
+    one = method(average=True)
+    landmarks = one.discover(task(planted, ROWS)).landmarks
+    assert landmarks.mirror is not None and landmarks.mirror.tolist() == [1, 0, 2, 3]
+    found = one.find(planted, landmarks, ROWS, PLAIN)
+    alone = method().find(planted, landmarks, ROWS, PLAIN)
+    there = plain_maps(ROWS).heat
+    # rolled by two cells to the right in the mirror: two to the left as the image shows it
+    want = (there + there.roll(-2, 3) * 0.6 / 0.9) / 2
+    assert found.score == pytest.approx(want.flatten(2).amax(2).numpy(), abs=1e-5)
+    assert (found.xy[..., 0] < alone.xy[..., 0]).mean() > 0.8 and np.abs(found.xy[..., 1] - alone.xy[..., 1]).max() < 1
+    assert method().discover(task(planted, ROWS)).landmarks.mirror is None
+    with pytest.raises(ULDError, match="not known what these landmarks turn into"):
+        one.find(planted, method().discover(task(planted, ROWS)).landmarks, ROWS, PLAIN)
+
+
 def test_as_many_landmarks_as_heat_maps(planted: Planted) -> None:
     few = discover(planted, 3).landmarks
     with pytest.raises(ULDError, match="the model has 1 heat maps for 3 landmarks"):
@@ -244,16 +275,12 @@ def test_labels_in_both_flips(planted: Planted) -> None:
     assert marked.health["flip_agreement"] == 1
 
 
-def test_flip_agreement_is_the_share_of_the_majority(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ULD_BATCH", "7")
-    landmarks = discover(planted).landmarks
-    labels = label(planted, landmarks).labels
-    part = landmarks.centroids[:, 1 : 1 + PARTS].argmax(1)  # of each landmark
-    describe = planted.describe
-    swapped = set(ROWS[:30].tolist())
+@pytest.fixture
+def swapping(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> Planted:
+    """In 30 of 38 mirror images the first two parts look like one another, and the others like themselves."""
+    describe, swapped = planted.describe, set(ROWS[:30].tolist())
 
     def mirrored(rows: np.ndarray, view: View = PLAIN) -> torch.Tensor:
-        """In 30 of 38 mirror images the first two parts look like one another, and the third like itself."""
         maps = describe(rows, view)
         if view is MIRROR:
             a, b = torch.tensor([1, 5, 9]), torch.tensor([2, 6, 10])
@@ -261,12 +288,55 @@ def test_flip_agreement_is_the_share_of_the_majority(planted: Planted, monkeypat
                 maps[i, torch.cat([a, b])] = maps[i, torch.cat([b, a])]
         return maps
 
+    monkeypatch.setenv("ULD_BATCH", "7")
     monkeypatch.setattr(planted, "describe", mirrored)
+    return planted
+
+
+def test_votes_for_what_a_landmark_turns_into(planted: Planted, request: pytest.FixtureRequest) -> None:
+    landmarks = discover(planted).landmarks
+    labels = label(planted, landmarks).labels
+    request.getfixturevalue("swapping")
+    part = landmarks.centroids[:, 1 : 1 + PARTS].argmax(1)  # of each landmark
     assert sorted(part.tolist()) == list(range(PARTS))
-    found = flip_agreement(planted, labels, ROWS, MIRROR, landmarks.centroids)
-    assert found == pytest.approx((30 + 30 + 38 + 38) / (4 * 38))
-    found = flip_agreement(planted, labels, ROWS[25:], MIRROR, landmarks.centroids)  # 5 of 13: now most stay
-    assert found == pytest.approx((8 + 8 + 13 + 13) / (4 * 13))
+    for rows, swap in ((ROWS, 30), (ROWS[25:], 5)):
+        turn, stay = np.argsort(part)[:2], np.argsort(part)[2:]
+        want = np.zeros((PARTS, PARTS), int)
+        want[turn, turn], want[turn, turn[::-1]], want[stay, stay] = len(rows) - swap, swap, len(rows)
+        np.testing.assert_array_equal(mirror_votes(planted, labels, rows, MIRROR, landmarks.centroids), want)
+
+
+def test_mirrored_labels_by_the_majority(planted: Planted, request: pytest.FixtureRequest) -> None:
+    landmarks = discover(planted).landmarks
+    request.getfixturevalue("swapping")
+    one = method(mirror="majority")
+    marked = one.label(task(planted, ROWS), landmarks)
+    assert marked.health["flip_agreement"] == pytest.approx((30 + 30 + 38 + 38) / (4 * 38))
+    order = np.argsort(landmarks.centroids[:, 1 : 1 + PARTS].argmax(1))  # landmark of each part
+    turns = np.arange(PARTS)
+    turns[order[:2]] = order[1::-1]
+    tables = [table(marked.labels, ROWS, flipped, PARTS) for flipped in (False, True)]
+    assert np.isfinite(tables).all()
+    np.testing.assert_array_equal(tables[1][:, turns], tables[0])
+
+
+def test_of_two_landmarks_that_turn_into_one_the_more_similar_stays() -> None:
+    image, label = np.array([3, 3, 5, 5, 9]), np.array([0, 1, 0, 1, 2])
+    xy, score = np.arange(10, dtype=np.float32).reshape(5, 2), np.array([0.5, 0.9, 0.8, 0.2, 0.1], np.float32)
+    # the one label of a mirror image gives way to what the images say
+    labels = Labels(
+        np.append(image, 3),
+        np.arange(6) == 5,
+        np.append(label, 1),
+        np.vstack([xy, [7, 7]]),
+        np.append(score, 1),
+        np.ones(6, dtype=bool),
+    )
+    found = mirrored(labels, np.array([2, 2, 0]))
+    np.testing.assert_array_equal(found.flipped, [False] * 5 + [True] * 3)
+    np.testing.assert_array_equal(found.image, [3, 3, 5, 5, 9, 3, 5, 9])
+    np.testing.assert_array_equal(found.label, [0, 1, 0, 1, 2, 2, 2, 0])
+    np.testing.assert_array_equal(found.xy, xy[[0, 1, 2, 3, 4, 1, 2, 4]])
 
 
 # --- train ---

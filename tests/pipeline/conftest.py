@@ -11,8 +11,11 @@ from tests.training.adam import ADAM
 from uld.base import params
 
 # further lines of the tables
-DETECT = {"radius": 1, "threshold": 0.05, "min_points": 6, "max_points": 12}
-KMEANS = {"max_points": 800_000, "restarts": 3, "iterations": 20}
+DETECT = {"radius": 1, "threshold": 0.05, "min_points": 6, "max_points": 12, "heat_weight": 0}
+CLUSTERS = {
+    "pool": "detections", "points": 20, "max_points": 800_000, "restarts": 3, "iterations": 20,
+    "over_clustering": 1, "recentre": 0, "images": 100, "detect": DETECT,
+}  # fmt: skip
 MORE = {
     "aggregated": {"resting": {"reads": "features/trained", "start": "silk"}},
     "rounds": {
@@ -26,7 +29,7 @@ MORE = {
     },
     "methods": {
         "mallis_d": {
-            "cluster": {"clusters": 14, "detect": DETECT | {"heat_weight": 0}} | KMEANS,
+            "cluster": {"clusters": 14} | CLUSTERS,
             "train": {
                 "steps": 6, "pairs": 4, "lr": 1e-3, "descriptor_lr": 1e-5, "optimiser": ADAM,
                 "other_image": 0.5, "sigma": 1,
@@ -34,7 +37,9 @@ MORE = {
             },
         },
         "mallis_d_detector": {
-            "cluster": {"detect": DETECT, "threshold": 0} | KMEANS,
+            "cluster": CLUSTERS | {
+                "label": {"max_distance": None, "dense": None}, "mirror": "majority", "average": True, "threshold": 0,
+            },
             "train": {"steps": 6, "views": 4, "lr": 1e-2, "lr_rest": 1e-3, "optimiser": ADAM, "loss": "mse",
             "sigma": 0.75},
         },

@@ -75,6 +75,9 @@ def test_a_model_that_reads_images(crops32: Crops, photographs: Photographs) -> 
     pixels.pack("roi/crops", Path("no-such-folder"), Path("no-bundle"))  # it needs no other file
     fresh = taken(photographs, rows, pixels.reader(model, Path("no-bundle")))
     compare(model, stored, fresh, rows, 1e-4)
+    flipped, plain_inputs = (fresh.inputs(np.arange(2), view, []) for view in (fresh.mirror(fresh.plain), fresh.plain))
+    assert isinstance(flipped, torch.Tensor) and isinstance(plain_inputs, torch.Tensor)
+    assert torch.equal(flipped, plain_inputs.flip(-1))
     assert fresh.flips == [fresh.plain] and fresh.turned == fresh.evaluation == [] and not fresh.plain.flipped
 
 
@@ -83,7 +86,7 @@ def test_a_model_that_reads_features(
 ) -> None:
     """A store rounds features to float16, and the features of a photograph are rounded as well."""
     readout = ReadoutParams(((0, 1), (1, 0)), (24,), "add_noise", 50, "float32")
-    bank = StoreParams(True, "features", (ViewParams(False, 0, 1),))
+    bank = StoreParams(True, "features", (ViewParams(False, 0, 1),), False)
     path, warps = tmp_path / "features/trained.zarr", np.empty((0, 2, 3))
     extract.fill(path, Extractor(pixel, readout, 0), crops32, photographs[1], bank, None, 0, warps, pixel_folder)
     opened = FeatureStore(path)

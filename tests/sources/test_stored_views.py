@@ -33,6 +33,8 @@ def tex(tmp_path_factory: pytest.TempPathFactory) -> Texture:
 class Store:
     """A feature store that has nothing but views (mirror, rotate, scale); the last `warps` are the evaluation's."""
 
+    path = "store.zarr"
+
     def __init__(self, *views: tuple[bool, float, float], warps: int = 0) -> None:
         self.views = np.stack([coords.view(SIZE, *view) for view in views])
         self.flipped, self.bank = np.array([view[0] for view in views]), len(views) - warps
@@ -91,6 +93,23 @@ def test_a_mirror_that_also_turns_is_no_flip() -> None:
 
 def test_a_mirror_among_the_warps_is_no_flip() -> None:
     assert len(bank((False, 0, 1), (True, 0, 1), warps=1).flips) == 1
+
+
+def test_the_mirror_of_a_view() -> None:
+    store, plain, warp = Store((False, 0, 1), (True, 0, 1)), coords.view(SIZE), coords.view(SIZE, rotate=20, scale=1.1)
+    others = np.stack([warp, *coords.mirrored(np.stack([plain, warp]), SIZE)])
+    store.views = np.concatenate([store.views, others])
+    store.flipped = np.append(store.flipped, [False, True, True])
+    views = StoredViews(store, frames(), np.arange(1))  # type: ignore[arg-type]
+    assert len(views.evaluation) == 1 and not views.evaluation[0].flipped
+    for view, number in ((views.plain, 3), (views.evaluation[0], 4)):
+        mirror = views.mirror(view)
+        assert mirror.flipped and np.array_equal(mirror.affine, store.views[number])
+        np.testing.assert_allclose(mirror.affine @ [3, 5, 1], [SIZE - 1, 0] + (view.affine @ [3, 5, 1]) * [-1, 1])
+    with pytest.raises(
+        ULDError, match=r"store.zarr has no mirror images of test images.*: set stores.\*.mirrored to true"
+    ):
+        bank((False, 0, 1), (True, 0, 1)).mirror(views.plain)
 
 
 def test_inputs_are_what_the_store_holds(tex: Texture) -> None:

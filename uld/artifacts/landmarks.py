@@ -32,7 +32,7 @@ class Landmarks:
     centroids (K, D) float32; counts (K,) int64: sampled points a cluster; exemplar_image (K, E) int64 rows of boxes.csv
     and exemplar_xy (K, E, 2) float32 image pixels: the E training points nearest to each centroid, -1/NaN where fewer;
     sample (S, D) float16 descriptors and sample_label (S,) int64 for pictures of the clusters. poses: of two-stage
-    clustering only.
+    clustering only. mirror (K,) int64: which landmark each one turns into in the mirror image, of methods that ask.
     """
 
     centroids: NDArray[np.float32]
@@ -42,6 +42,7 @@ class Landmarks:
     sample: NDArray[np.float16]
     sample_label: NDArray[np.int64]
     poses: PoseCentroids | None = None
+    mirror: NDArray[np.int64] | None = None
 
     def known_poses(self) -> PoseCentroids:
         """The pose clusters.
@@ -53,10 +54,20 @@ class Landmarks:
             raise ULDError("these landmarks have no pose clusters: discover them with a two-stage method (duld_pp).")
         return self.poses
 
+    def known_mirror(self) -> NDArray[np.int64]:
+        """What each landmark (K,) turns into.
+
+        Raises:
+            ULDError: that is not known.
+        """
+        if self.mirror is None:
+            raise ULDError("it is not known what these landmarks turn into in the mirror image: discover them anew.")
+        return self.mirror
+
 
 def write_landmarks(path: Path, landmarks: Landmarks) -> None:
     """Write artifacts/landmarks/<row>/landmarks.h5."""
-    arrays = {name: value for name, value in vars(landmarks).items() if name != "poses"}
+    arrays = {name: value for name, value in given(landmarks).items() if name != "poses"}
     if landmarks.poses is not None:
         arrays |= {f"poses/{name}": value for name, value in given(landmarks.poses).items()}
     write_arrays(path, arrays)

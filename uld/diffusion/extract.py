@@ -1,6 +1,7 @@
 """Fill a feature store: each item, a crop in one view, has a pass through the network of its own.
 
-Training images are seen in the views of the bank, test images as they are and under the evaluation's warps.
+Training images are seen in the views of the bank, test images as they are and under the evaluation's warps; where it is
+asked for, test images in a mirror too.
 """
 
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ class StoreParams:
     # features: feature maps; latents: what the UNet denoises, from which the maps are computed whenever they are read
     keep: Literal["features", "latents"]
     views: Annotated[tuple[ViewParams, ...], Field(min_length=1)]
+    mirrored: bool  # whether test images are there in a mirror too, for methods that average over both
 
 
 def fill(
@@ -105,7 +107,8 @@ def arrange(params: StoreParams, warps: Affine, train: NDArray[np.bool_], size: 
         warps: (E, 2, 3). train: (N,), False for test images. size: of the crops.
     """
     bank = np.stack([coords.view(size, v.mirror, v.rotate, v.scale) for v in params.views])
-    return store.lay_out(bank, np.array([v.mirror for v in params.views]), warps, train)
+    mirrors = coords.mirrored(np.concatenate([bank[:1], warps]), size) if params.mirrored else None
+    return store.lay_out(bank, np.array([v.mirror for v in params.views]), warps, train, mirrors)
 
 
 def specification(

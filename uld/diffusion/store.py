@@ -38,8 +38,8 @@ class Layout:
     """Which images a store holds in which views.
 
     views (V, 2, 3): crop -> view affines; 0 is the untouched crop. flipped (V,) bool: mirrored views. bank: B, views
-    0..B-1 are the training bank and the others the evaluation's warps. items (I, 2) int64: row of boxes.csv and view of
-    each item, sorted by row, then view.
+    0..B-1 are the training bank, the others the evaluation's warps and, where they are stored, mirror images of test
+    views. items (I, 2) int64: row of boxes.csv and view of each item, sorted by row, then view.
     """
 
     views: Affine
@@ -59,18 +59,27 @@ class Layout:
         return table
 
 
-def lay_out(bank: Affine, flipped: NDArray[np.bool_], warps: Affine, train: NDArray[np.bool_]) -> Layout:
+def lay_out(
+    bank: Affine,
+    flipped: NDArray[np.bool_],
+    warps: Affine,
+    train: NDArray[np.bool_],
+    mirrors: Affine | None = None,
+) -> Layout:
     """Training images in all views of the bank; test images in the untouched view and under each warp.
 
     Args:
         bank: (B, 2, 3), the first one untouched. flipped: (B,), which of them are mirrored. warps: (E, 2, 3).
-        train: (N,), False for test images.
+        train: (N,), False for test images. mirrors: (1 + E, 2, 3), the views of test images in a mirror, of which
+            training images have the first too; None: they are not stored.
     """
-    both = np.concatenate([bank, warps.reshape(-1, 2, 3)])
-    number = np.arange(len(both))
-    held = np.where(train[:, None], number < len(bank), (number == 0) | (number >= len(bank)))
-    none = np.zeros(len(both) - len(bank), dtype=bool)  # warps are never mirrored
-    return Layout(both, np.concatenate([flipped, none]), len(bank), np.argwhere(held))
+    others = np.empty((0, 2, 3)) if mirrors is None else mirrors
+    all_views = np.concatenate([bank, warps.reshape(-1, 2, 3), others])
+    number, end = np.arange(len(all_views)), len(bank) + len(warps)
+    of_test = (number == 0) | (number >= len(bank))
+    of_train = (number < len(bank)) | (number == end)
+    flags = np.concatenate([flipped, np.zeros(len(warps), dtype=bool), np.ones(len(others), dtype=bool)])
+    return Layout(all_views, flags, len(bank), np.argwhere(np.where(train[:, None], of_train, of_test)))
 
 
 class FeatureStore:
@@ -107,7 +116,7 @@ class FeatureStore:
 
     @property
     def views(self) -> Affine:
-        """(V, 2, 3), crop -> view: those of the bank, then the evaluation's warps."""
+        """(V, 2, 3), crop -> view: those of the bank, then the evaluation's warps, then mirror images of test views."""
         return self.layout.views
 
     @property
@@ -117,7 +126,7 @@ class FeatureStore:
 
     @property
     def bank(self) -> int:
-        """B: training images have views 0..B-1, test images have view 0 and views B..V-1."""
+        """B: training images have views 0..B-1, test images view 0 and views B..V-1."""
         return self.layout.bank
 
     @property

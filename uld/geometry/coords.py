@@ -68,6 +68,11 @@ def view(size: int, mirror: bool = False, rotate: float = 0.0, scale: float = 1.
     return np.concatenate([linear, centre - linear @ centre], axis=1)
 
 
+def mirrored(affine: Affine, size: int) -> Affine:
+    """What a view of S x S pixels shows in a mirror: affines (..., 2, 3), with x counted from the other side."""
+    return compose(np.array([[-1.0, 0, size - 1], [0, 1, 0]]), affine)
+
+
 def cells(grid: int) -> Points:
     """Centres (G*G, 2) of the cells of a G x G grid in row-major order, in grid coordinates."""
     y, x = np.divmod(np.arange(grid * grid), grid)

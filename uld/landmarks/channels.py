@@ -1,5 +1,7 @@
 """Landmarks of models with a heat map each."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -22,13 +24,19 @@ from uld.sources.source import Source
 from uld.sources.views import View
 
 
-def discovery(task: Task) -> Discovery:
-    """The heat maps as clusters of one point an image."""
+def discovery(task: Task, average: bool) -> Discovery:
+    """The heat maps as clusters of one point an image.
+
+    Args:
+        average: over each image and its mirror image.
+    """
     source, rows, count, view = task.source, task.rows, task.count, task.source.views.plain
+    turns = turned(task) if average else None
     parts, x, total = [], Spool(), np.zeros(1, dtype=np.float32)
     for batch in progress.batches("finding landmarks", rows):
         maps = source.maps(batch, view)
-        at, _ = tops(maps.heat, source.inside(batch, view), count)
+        heat = maps.heat if turns is None else averaged(source, batch, view, maps.heat, turns)
+        at, _ = tops(heat, source.inside(batch, view), count)
         found = F.normalize(sampling.sample(maps.looks, at), dim=2).cpu().numpy()
         for one in found:  # in the order of the images, whatever the batches
             total = total + one
@@ -36,7 +44,35 @@ def discovery(task: Task) -> Discovery:
         x.append(found.reshape(-1, found.shape[2]))
     clusters = _clusters(x, total / np.float32(len(rows)), len(rows))
     landmarks = summarise(np.repeat(rows, count), np.concatenate(parts), x, clusters, task.rng)
-    return Discovery(landmarks, quality(x, clusters, task.rng))
+    return Discovery(replace(landmarks, mirror=turns), quality(x, clusters, task.rng))
+
+
+def turned(task: Task) -> NDArray[np.int64]:
+    """Which heat map (K,) of the mirror image fires where each one of the image does, in most training images.
+
+    The highest of the mirror image is taken at each landmark's place; the thesis takes the majority among labels.
+    """
+    source, count = task.source, task.count
+    plain = source.views.plain
+    votes = np.zeros((count, count), dtype=np.int64)
+    for batch in progress.batches("mirror images", task.rows):
+        inside = source.inside(batch, plain)
+        at, _ = tops(source.maps(batch, plain).heat, inside, count)
+        other, _ = tops(_unmirrored(source, batch, plain), inside, count)
+        nearest = torch.cdist(at, other).argmin(2).cpu().numpy()
+        np.add.at(votes, (np.tile(np.arange(count), len(batch)), nearest.ravel()), 1)
+    return votes.argmax(1)
+
+
+def averaged(source: Source, rows: Rows, view: View, heat: Tensor, turns: NDArray[np.int64]) -> Tensor:
+    """Mean (B, K, G, G) of the heat of a view and of its mirror image, each landmark with what it turns into."""
+    order = torch.from_numpy(turns).to(heat.device)
+    return (heat + _unmirrored(source, rows, view)[:, order]) / 2
+
+
+def _unmirrored(source: Source, rows: Rows, view: View) -> Tensor:
+    """Heat (B, K, G, G) of the mirror image, each cell where the view shows the same place."""
+    return source.maps(rows, source.views.mirror(view)).heat.flip(-1)
 
 
 def _clusters(x: Spool, centroids: NDArray[np.float32], images: int) -> Clusters:
@@ -71,14 +107,16 @@ def tops(heat: Tensor, inside: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return match.best(heat.masked_fill(outside, -torch.inf), surface, True, heat)
 
 
-def flip_agreement(source: Source, labels: Labels, rows: Rows, flip: View, centroids: NDArray[np.float32]) -> float:
-    """How far a mirrored point's landmark follows from the point's own: the share of points that go with the majority.
+def mirror_votes(
+    source: Source, labels: Labels, rows: Rows, flip: View, centroids: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """Which landmark (K, K) the points of each one look like in the mirror image: how many of them.
 
-    In the mirror image a left eye looks like a right one, so each landmark has one that it turns into. The thesis takes
-    mirrored labels from the majority; here they are detected in the mirror image, and this tells whether it matters.
+    There a left eye looks like a right one, so each landmark has one that it turns into: the majority of its row
+    (Mallis, thesis, chapter 6).
 
     Args:
-        flip: the view that shows the mirror image.
+        labels: of which those of the images as they are count. flip: the view that shows the mirror image.
     """
     count = len(centroids)
     before, after = [], Spool()
@@ -93,4 +131,4 @@ def flip_agreement(source: Source, labels: Labels, rows: Rows, flip: View, centr
     turned, _ = kmeans.nearest(after, centroids)
     votes = np.zeros((count, count), dtype=np.int64)
     np.add.at(votes, (np.concatenate(before), turned), 1)
-    return float(votes.max(1).sum() / max(1, votes.sum()))
+    return votes

@@ -169,6 +169,21 @@ def of_pool(points: Pool, label: NDArray[np.int64], centroids: NDArray[np.float3
     return Labels(points.image, points.flipped, label, points.xy, score, np.ones(len(label), dtype=np.bool_))
 
 
+def mirrored(labels: Labels, turns: NDArray[np.int64]) -> Labels:
+    """The labels of the images as they are, and for their mirror images the same places under other numbers.
+
+    Args:
+        turns: (K,) what each landmark turns into. Of two that turn into one, the more similar is kept.
+    """
+    plain = np.flatnonzero(~labels.flipped)
+    turned = turns[labels.label[plain]]
+    kept = match.exemplars(labels.image[plain], turned, -labels.score[plain])
+    at = np.concatenate([plain, plain[kept]])
+    flipped = np.arange(len(at)) >= len(plain)
+    label = np.concatenate([labels.label[plain], turned[kept]])
+    return Labels(labels.image[at], flipped, label, labels.xy[at], labels.score[at], labels.detected[at])
+
+
 def table(labels: Labels, rows: Rows, flipped: bool, count: int) -> NDArray[np.float32]:
     """Labels of one flip as (n, K, 2) image pixels, NaN where there is none, for the images `rows` (n,), sorted."""
     xy = np.full((len(rows), count, 2), np.nan, dtype=np.float32)

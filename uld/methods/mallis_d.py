@@ -18,10 +18,9 @@ from uld.artifacts.landmarks import Landmarks
 from uld.base.errors import ULDError
 from uld.base.params import CLOSED
 from uld.cluster import kmeans
-from uld.cluster.kmeans import KMeansParams
-from uld.cluster.quality import quality
 from uld.geometry.frames import Rows
-from uld.landmarks import label
+from uld.landmarks import clusters, label
+from uld.landmarks.clusters import ClustersParams
 from uld.landmarks.detect import DetectParams
 from uld.landmarks.seen import look, search
 from uld.methods.base import Discovery, Labelled, Method, Task, Training
@@ -35,8 +34,8 @@ FEWEST = 2  # labels in an image and in its mirror image, or the round does with
 
 
 @dataclass(frozen=True, config=CLOSED)
-class MallisDParams(KMeansParams):
-    """How the first stage clusters, labels and finds."""
+class MallisDParams(ClustersParams):
+    """How the first stage clusters, labels and finds; the recipe clusters detections and nothing else."""
 
     clusters: Annotated[int, Field(ge=1)]  # M, what a round teaches
     detect: DetectParams
@@ -52,11 +51,8 @@ class MallisD(Method):
     # --- discover ---
 
     def discover(self, task: Task) -> Discovery:
-        """Cluster the detections of the training images, anew in every round."""
-        points = label.detections(task.source, task.rows, self.params.detect)
-        clusters = kmeans.fitted(points.descriptor, task.count, task.rng, self.params)
-        figures = quality(points.descriptor, clusters, task.rng)
-        return Discovery(label.picture(points, clusters.centroids, task.rng), figures)
+        """Cluster points of the training images, anew in every round."""
+        return clusters.discover(task, self.params, self.params.detect, None)
 
     # --- label ---
 
@@ -74,11 +70,11 @@ class MallisD(Method):
                 f"{len(survivors.image)} points are labelled, too few for {p.clusters} clusters: lower "
                 "methods.mallis_d.cluster.clusters, or raise methods.mallis_d.cluster.detect.min_points."
             )
-        clusters = kmeans.fitted(survivors.descriptor, p.clusters, task.rng, p)
-        closest, own = label.closest(survivors, clusters.centroids)
+        finer = kmeans.fitted(survivors.descriptor, p.clusters, task.rng, p)
+        closest, own = label.closest(survivors, finer.centroids)
         enough = (closest.per_image(source, rows) >= FEWEST).all(0)
         taught = np.isin(closest.image, rows[enough])
-        labels = label.of_pool(closest.take(taught), own[taught], clusters.centroids)
+        labels = label.of_pool(closest.take(taught), own[taught], finer.centroids)
         figures = label.census(points.per_image(source, rows), labels)
         figures["survivors"] = len(survivors.image) / survivors.per_image(source, rows).size
         return Labelled(labels, figures | {"left_out": float((~enough).mean())})

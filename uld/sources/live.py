@@ -1,4 +1,4 @@
-"""Photographs that are no part of a data set: their crops in memory, in the untouched view."""
+"""Photographs that are no part of a data set: their crops in memory, as they are or in a mirror."""
 
 from collections.abc import Callable
 
@@ -43,5 +43,6 @@ class LiveViews(Views):
         self.flips, self.turned, self.evaluation = [self.plain], [], []
 
     def inputs(self, rows: Rows, view: View, names: list[str]) -> Inputs:
-        """What the model reads; there is but the untouched view."""
-        return self._read(as_images(self._pixels[rows], runtime.device()))
+        """What the model reads of photographs as they are or in a mirror."""
+        images = as_images(self._pixels[rows], runtime.device())
+        return self._read(images.flip(-1) if view.flipped else images)

@@ -28,7 +28,8 @@ class StoredViews(TrainingViews):
         """Nothing is read yet."""
         self.store, self.frames, self.rows = store, frames, rows
         self._views = [View(*one) for one in zip(store.views, map(bool, store.flipped), strict=True)]
-        bank, self.evaluation = self._views[: store.bank], self._views[store.bank :]
+        bank = self._views[: store.bank]
+        self.evaluation = [one for one in self._views[store.bank :] if not one.flipped]
         self.plain = bank[0]
         self.flips = [self.plain, *(one for one in bank if np.allclose(one.affine[:, :2], np.diag([-1.0, 1.0])))][:2]
         self.turned = [one for one in bank[1:] if not one.flipped]
@@ -38,6 +39,21 @@ class StoredViews(TrainingViews):
     def inputs(self, rows: Rows, view: View, names: list[str]) -> Inputs:
         """{name: (B, C, h, w)} of images in a view of the store."""
         return self.store.read(rows, self._views.index(view), names)
+
+    def mirror(self, view: View) -> View:
+        """The view that shows what this one does in a mirror.
+
+        Raises:
+            ULDError: the store has no such view.
+        """
+        wanted = super().mirror(view).affine
+        found = [one for one in self._views[self.store.bank :] if one.flipped and np.allclose(one.affine, wanted)]
+        if not found:
+            raise ULDError(
+                f"{self.store.path} has no mirror images of test images, which methods with average: true want: set "
+                "stores.*.mirrored to true."
+            )
+        return found[0]
 
     def draw(self, rows: Rows, flipped: Flags, rng: np.random.Generator, names: list[str]) -> Batch:
         """Images (B,), each in a random view of the bank that is `flipped` (B,) or not."""

@@ -52,6 +52,14 @@ class Views(ABC):
     def inputs(self, rows: Rows, view: View, names: list[str]) -> Inputs:
         """What a model reads of images in a view; names: the feature maps that it wants."""
 
+    def mirror(self, view: View) -> View:
+        """The view that shows what this one does in a mirror.
+
+        Raises:
+            ULDError: images are not there in such a view.
+        """
+        return View(coords.mirrored(view.affine, self.frames.size), not view.flipped)
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
