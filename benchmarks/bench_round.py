@@ -24,9 +24,10 @@ from uld.models.frozen import Frozen
 from uld.models.heads import Heads
 from uld.sources.stored_views import StoredViews
 from uld.sources.views import Batch
+from uld.training.descriptor_contrast import contrast
 from uld.training.labelled import LabelledImages
 from uld.training.optimiser import OptimiserParams
-from uld.training.self_training import SelfTrainingParams, contrast, draw_pairs
+from uld.training.self_training import SelfTrainingParams, draw_pairs
 
 SIDE, GRID, K = 64, 32, 10
 TURNS = [(False, 0, 1), (True, 0, 1), (False, 15, 1), (True, 15, 1)]
@@ -84,7 +85,7 @@ def main(small: bool) -> None:
         arrays = {n: zarr.open_array(Path(name) / "x.zarr" / n, mode="r") for n in shapes}
 
         def drawn() -> tuple[Batch, torch.Tensor, torch.Tensor]:
-            return draw_pairs(images, GRID, p, random.rng(0, "bench-draw"))
+            return draw_pairs(images, p, random.rng(0, "bench-draw"))
 
         def through_zarr() -> Features:
             items = stored(drawn()[0], views)
@@ -103,9 +104,8 @@ def main(small: bool) -> None:
         def whole() -> torch.Tensor:
             batch, xy, cells = drawn()
             maps = batch.through(head)
-            positive, negative = contrast(maps.looks, xy, cells, batch.inside, p)
             loss = detector_mse(maps.heat[:, 0], render(xy, GRID, p.sigma), batch.inside)
-            loss = loss + (positive.sum() + negative.sum()) / (len(positive) + len(negative))
+            loss = loss + contrast(maps.looks, xy, cells, batch.inside, p.margin, p.min_distance)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -124,7 +124,7 @@ def test_training_from_latents_is_training_from_features(
     network = HeadsParams(((0, 1), (1, 0)), (24,), 8, 16, 4, 16, "convolution", "native", None)
     projection = ProjectionParams(((0, 1), (1, 0)), 6, 8, "image", 1.0, 5, 40)
     block = BootstrapParams(
-        {"by": "silk", "tolerance": 1}, 1.0, 12, 3, 1e-3, 1e-3, OptimiserParams(**ADAM), 0.05, "both"
+        {"by": "silk", "tolerance": 1}, 0.0, 1.0, 12, 3, 1e-3, 1e-3, OptimiserParams(**ADAM), None, 0.05, "both"
     )
     start = HeadsStart(HeadsStartParams("heads", "features/either", projection, network, block))
     frames = Frames(crops32.affine, corners(photographs[1]), crops32.inside, crops32.size, 8)

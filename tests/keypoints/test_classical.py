@@ -136,6 +136,65 @@ def test_the_same_whatever_the_batch(detector: str) -> None:
         np.testing.assert_array_equal(find(image[None])[0], found)
 
 
+# --- descriptors ---
+
+
+def described(detector: Classical, image: Tensor, *xy: tuple[float, float]) -> np.ndarray:
+    """(P, 4, 4, 8): rows, columns, and bins of the gradient's direction, of which 0 is to the right."""
+    (found,) = detector.describe(image, [np.array(xy, np.float32)])
+    assert found.shape == (len(xy), 128) and found.dtype == np.float32
+    return found.reshape(-1, 4, 4, 8)
+
+
+@BOTH
+@SCALES
+def test_each_point_has_a_descriptor_of_unit_length(detector: str, scale: int) -> None:
+    images, find = (
+        torch.cat([texture(64, 1), torch.zeros(1, 3, 64, 64), texture(64, 2)]),
+        classical(detector, scale=scale),
+    )
+    points = find(images)
+    found = find.describe(images, points)
+    assert [len(one) for one in found] == [len(one) for one in points] and found[1].shape == (0, 128)
+    for image, own, one in zip(images, points, found, strict=True):
+        np.testing.assert_allclose(np.linalg.norm(one, axis=1), 1, atol=1e-6)
+        np.testing.assert_array_equal(find.describe(image[None], [own])[0], one)  # whatever the batch
+    corners = described(find, images[:1], (0, 0), (63, 0), (0, 63), (63, 63))
+    np.testing.assert_allclose(np.linalg.norm(corners.reshape(4, 128), axis=1), 1, atol=1e-6)
+    assert (described(find, images[1:2], (30, 30)) == 0).all()  # nothing to be seen
+
+
+@SCALES
+@pytest.mark.parametrize(("dx", "dy", "bin"), [(1, 0, 0), (0, -1, 2), (-1, 0, 4), (0, 1, 6)])
+def test_descriptors_are_upright(scale: int, dx: int, dy: int, bin: int) -> None:
+    y, x = np.mgrid[:64, :64]
+    (found,) = described(classical("sift", scale=scale), rgb(0.5 + (dx * (x - 32) + dy * (y - 32)) / 80), (30, 33))
+    assert (found[:, :, bin].min() > 0.1) and np.delete(found, bin, axis=2).max() < 0.02
+
+
+@SCALES
+def test_descriptors_are_of_the_point_and_a_quarter_of_the_image(scale: int) -> None:
+    """The two sides of a tent meet at the point, so histograms on one side of it mirror those on the other."""
+    y, x = np.mgrid[:64, :64]
+    detector = classical("sift", scale=scale)
+    (found,) = described(detector, rgb(np.abs(x - 28) / 64), (28, 20))
+    assert found[:, :2, 4].min() > 0.2 and found[:, 2:, 0].min() > 0.2
+    np.testing.assert_allclose(found[:, ::-1, [4, 0]], found[:, :, [0, 4]], atol=0.03)
+    (found,) = described(detector, rgb(np.abs(y - 36) / 64), (28, 36))
+    np.testing.assert_allclose(found[::-1, :, [6, 2]], found[:, :, [2, 6]], atol=0.03)
+    beyond = [described(detector, rgb(np.clip(np.abs(x - 28) - gap, 0, None) / 64), (28, 20)) for gap in (6, 18)]
+    assert beyond[0].any() and not beyond[1].any()
+
+
+@SCALES
+def test_what_looks_alike_has_near_descriptors(scale: int) -> None:
+    image = texture(96, 3).clone()
+    image[..., 56:88, 60:92] = image[..., 8:40, 4:36]
+    detector = classical("sift", scale=scale)
+    here, there, other = described(detector, image, (20, 24), (76, 72), (28, 24)).reshape(3, 128)
+    assert np.linalg.norm(here - there) < 0.1 < 0.5 < np.linalg.norm(here - other)
+
+
 # --- adaptive non-maximal suppression ---
 
 

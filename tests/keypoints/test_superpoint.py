@@ -1,4 +1,4 @@
-"""SuperPoint with weights made here: random ones in three formats, and ones whose score map is known by hand."""
+"""SuperPoint with weights made here: random ones in three formats, and ones whose maps are known by hand."""
 
 import logging
 import math
@@ -36,6 +36,7 @@ TRANSFORMERS = [
     "encoder.conv_blocks.3.conv_a", "encoder.conv_blocks.3.conv_b", "keypoint_decoder.conv_score_a",
     "keypoint_decoder.conv_score_b", "descriptor_decoder.conv_descriptor_a", "descriptor_decoder.conv_descriptor_b",
 ]  # fmt: skip
+PLACES = np.array([[3.5, 3.5], [11.5, 3.5], [6.25, 9], [12, 20.75], [0, 0], [23, 23], [-0.5, 22]], np.float32)
 PHOTO = torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(5))
 
 
@@ -100,6 +101,28 @@ def luma(images: Tensor) -> Tensor:
     return 0.299 * images[:, :1] + 0.587 * images[:, 1:2] + 0.114 * images[:, 2:]
 
 
+def sampled(maps: Tensor, xy: np.ndarray) -> Tensor:
+    """Descriptors (B, D, h, w) of unit length, at pixels (P, 2): (B, P, D), corner by corner."""
+    maps = maps / maps.square().sum(1, keepdim=True).sqrt()
+    height, width = maps.shape[2:]
+    found = []
+    for x, y in (xy.astype(float) + 0.5) / 8 - 0.5:
+        total = torch.zeros(maps.shape[:2])
+        for column in (math.floor(x), math.floor(x) + 1):
+            for row in (math.floor(y), math.floor(y) + 1):
+                weight = (1 - abs(x - column)) * (1 - abs(y - row))
+                total += weight * maps[:, :, min(max(row, 0), height - 1), min(max(column, 0), width - 1)]
+        found.append(total / total.square().sum(1, keepdim=True).sqrt())
+    return torch.stack(found, 1)
+
+
+def described(detector: SuperPoint, images: Tensor, xy: np.ndarray = PLACES) -> Tensor:
+    """Descriptors (B, P, D) of the same places in each image."""
+    found = detector.describe(images, [xy] * len(images))
+    assert all(one.dtype == np.float32 for one in found)
+    return torch.from_numpy(np.stack(found))
+
+
 # --- formats ---
 
 
@@ -110,15 +133,23 @@ def test_made_up_files_have_the_published_size() -> None:
 def test_magic_leap_against_plain_functions(tmp_path: Path) -> None:
     state = magic_leap()
     x = luma(PHOTO)
-    for name in ("1a", "1b", "pool", "2a", "2b", "pool", "3a", "3b", "pool", "4a", "4b", "Pa"):
+    for name in ("1a", "1b", "pool", "2a", "2b", "pool", "3a", "3b", "pool", "4a", "4b"):
         weight = state.get(f"conv{name}.weight")
         x = F.max_pool2d(x, 2) if weight is None else F.conv2d(x, weight, state[f"conv{name}.bias"], padding=1).relu()
-    want = decoded(F.conv2d(x, state["convPb.weight"], state["convPb.bias"]))
+
+    def head(a: str, b: str) -> Tensor:
+        inner = F.conv2d(x, state[f"{a}.weight"], state[f"{a}.bias"], padding=1).relu()
+        return F.conv2d(inner, state[f"{b}.weight"], state[f"{b}.bias"])
+
+    want = decoded(head("convPa", "convPb"))
     path = tmp_path / "superpoint_v1.pth"
     torch.save(state, path, _use_new_zipfile_serialization=False)  # the published file is as old
-    heat = superpoint(path).heat(PHOTO)
+    detector = superpoint(path)
     assert want.std() > 0.005  # far from uniform
-    torch.testing.assert_close(heat, want, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(detector.heat(PHOTO), want, atol=1e-5, rtol=1e-4)
+    looks = sampled(head("convDa", "convDb"), PLACES)
+    assert looks.std(1).max() > 0.02  # they differ
+    torch.testing.assert_close(described(detector, PHOTO), looks, atol=1e-5, rtol=1e-3)
 
 
 def test_open_format_against_plain_functions(tmp_path: Path) -> None:
@@ -129,23 +160,34 @@ def test_open_format_against_plain_functions(tmp_path: Path) -> None:
         gain = state[f"{name}.bn.weight"] / (var + 1e-3).sqrt()
         return (x - mean[:, None, None]) * gain[:, None, None] + state[f"{name}.bn.bias"][:, None, None]
 
+    def layer(x: Tensor, name: str) -> Tensor:
+        x = F.conv2d(x, state[f"{name}.conv.weight"], state[f"{name}.conv.bias"], padding=1)
+        return norm(x.clamp_min(0), name)
+
     x = luma(PHOTO)
-    for name in OPEN[:9]:
+    for name in OPEN[:8]:
         if name in ("backbone.1.0", "backbone.2.0", "backbone.3.0"):
             x = F.max_pool2d(x, 2)
-        x = F.conv2d(x, state[f"{name}.conv.weight"], state[f"{name}.conv.bias"], padding=1)
-        x = norm(x.clamp_min(0), name)
-    name = OPEN[9]
-    want = decoded(norm(F.conv2d(x, state[f"{name}.conv.weight"], state[f"{name}.conv.bias"]), name))
-    heat = superpoint(saved(state, tmp_path / "superpoint_v6_from_tf.pth")).heat(PHOTO)
+        x = layer(x, name)
+
+    def head(a: str, b: str) -> Tensor:
+        return norm(F.conv2d(layer(x, a), state[f"{b}.conv.weight"], state[f"{b}.conv.bias"]), b)
+
+    want = decoded(head("detector.0", "detector.1"))
+    detector = superpoint(saved(state, tmp_path / "superpoint_v6_from_tf.pth"))
     assert want.std() > 0.005
-    torch.testing.assert_close(heat, want, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(detector.heat(PHOTO), want, atol=1e-5, rtol=1e-3)
+    looks = sampled(head("descriptor.0", "descriptor.1"), PLACES)
+    assert looks.std(1).max() > 0.02
+    torch.testing.assert_close(described(detector, PHOTO), looks, atol=1e-5, rtol=1e-3)
 
 
 def test_names_of_transformers_give_the_same_maps(tmp_path: Path) -> None:
-    want = superpoint(saved(magic_leap(), tmp_path / "ml.pth")).heat(PHOTO)
+    one = superpoint(saved(magic_leap(), tmp_path / "ml.pth"))
     for path in (tmp_path / "t.pth", tmp_path / "t.safetensors"):
-        assert torch.equal(superpoint(saved(transformers(), path)).heat(PHOTO), want)
+        other = superpoint(saved(transformers(), path))
+        assert torch.equal(other.heat(PHOTO), one.heat(PHOTO))
+        assert torch.equal(described(other, PHOTO), described(one, PHOTO))
 
 
 def test_a_folder_of_transformers_gives_its_own_scores(tmp_path: Path) -> None:
@@ -165,15 +207,6 @@ def test_a_folder_of_transformers_gives_its_own_scores(tmp_path: Path) -> None:
         ours[points[i][:, 1], points[i][:, 0]] = torch.from_numpy(points[i][:, 2])
         assert len(points[i]) == 24 * 24
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
-
-
-@pytest.mark.parametrize("make", [magic_leap, transformers, reimplemented])
-def test_descriptor_head_is_not_needed(make: Any, tmp_path: Path) -> None:
-    state = make()
-    detector = {name: value for name, value in state.items() if not name.startswith(("convD", "descriptor"))}
-    assert len(detector) == len(state) * 10 / 12
-    heats = [superpoint(saved(s, tmp_path / f"{len(s)}.pth")).heat(PHOTO) for s in (state, detector)]
-    assert torch.equal(*heats)
 
 
 @pytest.mark.parametrize(
@@ -307,6 +340,40 @@ def test_the_same_whatever_the_batch(tmp_path: Path) -> None:
         np.testing.assert_allclose(detector(image[None])[0], points, atol=1e-6)
 
 
+# --- descriptors ---
+
+
+@pytest.mark.parametrize(("size", "scale"), [(16, 1), (8, 2), (4, 4), (14, 1), (7, 2)])
+def test_descriptors_between_two_cells(size: int, scale: int, tmp_path: Path) -> None:
+    """One cell looks like (1, 0) and the one right of it, which is white, like (1, 1); a cell is 8 enlarged pixels."""
+    state = by_hand()
+    for name, _, _, k in [*MAGIC_LEAP[:8], MAGIC_LEAP[10]]:
+        state[f"{name}.weight"][0, 0, k // 2, k // 2] = 1
+    state["convDb.weight"][1, 0, 0, 0] = 1
+    state["convDb.bias"][0] = 1
+    white = torch.zeros(1, 3, size, size)
+    white[..., 8 // scale :] = 1
+    white[..., 8 // scale - 1] = 0
+    x = np.linspace(0, size - 1, 9, dtype=np.float32)
+    detector = superpoint(saved(state, tmp_path / "w.pth"), scale=scale)
+    (found,) = detector.describe(white, [np.column_stack([x, x[::-1]])])
+    cell = detector._network.describe(detector._large(white))[0, :2, 0].detach().numpy()
+    share = (((x + 0.5) * scale + 0.0) / 8 - 0.5).clip(0, 1)[:, None]
+    want = (1 - share) * cell[:, 0] + share * cell[:, 1]
+    np.testing.assert_allclose(found[:, :2], want / np.linalg.norm(want, axis=1, keepdims=True), atol=1e-5)
+    assert cell[1, 0] < 0.6 < cell[1, 1]
+
+
+def test_descriptors_whatever_the_batch_and_without_points(tmp_path: Path) -> None:
+    detector = superpoint(saved(magic_leap(), tmp_path / "w.pth"), radius=2, scale=2)
+    points = detector(PHOTO)
+    points = [points[0], points[1][:0]]
+    found = detector.describe(PHOTO, points)
+    assert found[0].shape == (len(points[0]), 256) and found[1].shape == (0, 256)
+    np.testing.assert_allclose(np.linalg.norm(found[0], axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(detector.describe(PHOTO[:1], points[:1])[0], found[0], atol=1e-6)
+
+
 # --- errors ---
 
 
@@ -360,6 +427,7 @@ def test_another_network(content: State, tmp_path: Path) -> None:
     ("make", "drop", "name"),
     [
         (magic_leap, "conv4b.bias", "Magic Leap"),
+        (magic_leap, "convDb.bias", "Magic Leap"),
         (transformers, "encoder.conv_blocks.3.conv_b.bias", "transformers, Magic Leap's weights"),
         (reimplemented, "backbone.3.1.bn.running_var", "open re-implementation"),
     ],

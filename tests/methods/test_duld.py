@@ -24,7 +24,7 @@ from uld.methods.base import Discovery, Labelled, Method, Training
 from uld.methods.duld import DULD
 from uld.models.base import Maps, Model
 from uld.sources.views import View
-from uld.training import self_training
+from uld.training import descriptor_contrast, self_training
 from uld.training.labelled import LabelledImages
 from uld.training.self_training import SelfTrainingParams
 
@@ -354,7 +354,7 @@ def test_the_first_step_by_hand(course: Course, labels: Labels) -> None:
     head, training = course.head(), course.training(labels)
     params = build(SelfTrainingParams, TRAIN | {"sigma": 1.5, "steps": 1}, "train")
     images = LabelledImages(labels, course.views, head.maps_read())
-    batch, xy, cells = self_training.draw_pairs(images, head.grid, params, training.rng(0))
+    batch, xy, cells = self_training.draw_pairs(images, params, training.rng(0))
     with torch.no_grad():
         maps: Maps = head(batch.inputs)
     logits = maps.logits
@@ -367,7 +367,9 @@ def test_the_first_step_by_hand(course: Course, labels: Labels) -> None:
         error = (1 / (1 + np.exp(-logits[item, 0].numpy())) - np.exp(-gap / (2 * 1.5**2))) ** 2
         roi = batch.inside[item].numpy()
         total, count = total + error[roi].sum(), count + roi.sum()
-    terms = torch.cat(self_training.contrast(maps.looks, xy, cells, batch.inside, params))
+    terms = torch.cat(
+        descriptor_contrast.terms(maps.looks, xy, cells, batch.inside, params.margin, params.min_distance)
+    )
     history = self_training.train(head, training, params)[1]
     assert history["detector"][0] == pytest.approx(2 * total / count, rel=1e-4)
     assert history["descriptor"][0] == pytest.approx(float(terms.mean()), rel=1e-4)

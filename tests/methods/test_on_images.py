@@ -37,8 +37,9 @@ START = {
     "reads": "roi/crops",
     "network": {"grid": GRID, "widths": [16, 16, 16], "dims": 16, "hidden": 16, "groups": 4},
     "views": VIEWS,
-    "train": {"keypoints": {"by": "silk", "tolerance": 1}, "sigma": 1.0, "steps": 80, "pairs": 4, "lr": 5e-3,
-              "descriptor_lr": 5e-3, "optimiser": ADAM, "temperature": 0.05, "flips": "both"},
+    "train": {"keypoints": {"by": "silk", "tolerance": 1}, "outliers": 0, "sigma": 1.0, "steps": 80, "pairs": 4,
+              "lr": 5e-3, "descriptor_lr": 5e-3, "optimiser": ADAM, "contrast": None, "temperature": 0.05,
+              "flips": "both"},
 }  # fmt: skip
 DETECT = {"radius": 2, "threshold": 0.2, "min_points": 6, "max_points": 10, "heat_weight": 0.0}
 CLUSTER = {"pool": "pixels", "points": 60, "max_points": 10_000, "restarts": 3, "iterations": 20, "over_clustering": 2,

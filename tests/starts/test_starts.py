@@ -30,8 +30,8 @@ PROJECTION: dict[str, Any] = {
     "layers": [[0, 0], [1, 0]], "dims": 6, "grid": GRID, "centre": "image", "whiten": 1, "images": 4, "points": 30,
 }  # fmt: skip
 TRAIN: dict[str, Any] = {
-    "keypoints": {"by": "silk", "tolerance": 1}, "sigma": 1, "steps": STEPS, "pairs": 3, "lr": 3e-3,
-    "descriptor_lr": 3e-3, "optimiser": ADAM, "temperature": 0.1, "flips": "both",
+    "keypoints": {"by": "silk", "tolerance": 1}, "outliers": 0, "sigma": 1, "steps": STEPS, "pairs": 3, "lr": 3e-3,
+    "descriptor_lr": 3e-3, "optimiser": ADAM, "contrast": None, "temperature": 0.1, "flips": "both",
 }  # fmt: skip
 HEADS: dict[str, Any] = {
     "layers": [[1, 0]], "timesteps": [5], "middle": 4, "width": 8, "groups": 4, "hidden": 8, "descriptor": "linear",

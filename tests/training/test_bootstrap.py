@@ -30,21 +30,26 @@ from uld.starts import heads
 from uld.starts.base import Site
 from uld.starts.heads import HeadsStart, HeadsStartParams
 from uld.training import bootstrap
-from uld.training.bootstrap import BootstrapParams, SilkParams, matching, teacher
+from uld.training.bootstrap import BootstrapParams, DescriptorContrastParams, SilkParams, matching, teacher
+from uld.training.descriptor_contrast import shown, terms
 from uld.training.optimiser import OptimiserParams
 
 GRID = 16
 MODEL = HeadsParams(((0, 0), (1, 0)), (5,), 8, 16, 4, 16, "convolution", "native", None)
 SILK = {"by": "silk", "tolerance": 1}
+CONTRAST = DescriptorContrastParams(margin=0.8, negatives=32, min_distance=2.0, weight=10.0)
+MANY = {"by": "classical", "detector": "sift", "points": 12, "scale": 4, "robust": 0.9}
 DOTS = {"by": "classical", "detector": "sift", "points": 4, "scale": 4, "robust": 0.9}
 BLOCK = BootstrapParams(
     keypoints=SILK,
+    outliers=0.0,
     sigma=1.0,
     steps=30,
     pairs=2,
     lr=5e-3,
     descriptor_lr=5e-3,
     optimiser=OptimiserParams(**ADAM),
+    contrast=None,
     temperature=0.05,
     flips="both",
 )
@@ -209,9 +214,20 @@ def test_round_trips_within_the_tolerance(tex: Texture) -> None:
 # --- teachers ---
 
 
+def taught(keypoints: Any, **changes: Any) -> Any:
+    """The params of a teacher."""
+    return teacher(replace(BLOCK, keypoints=keypoints, **changes), "starts.planted.train")
+
+
+def points_of(tex: Texture, rows: Any = None, keypoints: Any = DOTS, outliers: float = 0, seed: int = 0) -> np.ndarray:
+    """The teacher's points (n, P, 2) in the training images, or in other `rows`."""
+    site = Site(views_of(tex, rows), tex.crops, seed, Path("unused"), "planted")
+    return bootstrap._points(taught(keypoints), replace(BLOCK, keypoints=keypoints, outliers=outliers), site)
+
+
 def test_a_teachers_points_reach_every_view(dotted: Texture) -> None:
     views = views_of(dotted)
-    points = bootstrap._points("classical", teacher(DOTS, "keypoints"), dotted.crops, views)
+    points = points_of(dotted)
     assert points.shape[0] == 6 and points.shape[1] <= 4 and points.dtype == np.float32
     gap = np.linalg.norm(dotted.dots[:6, :, None] - points[:, None], axis=3)
     found = np.nanmin(gap, axis=2) < 0.6  # pixels of the photograph
@@ -236,8 +252,7 @@ def test_what_the_detector_is_told_of_a_teachers_points(dotted: Texture) -> None
     _, history = run(dotted, rows=rows, keypoints=DOTS, sigma=1.5, steps=1)
     place, views = dotted.frames(GRID), views_of(dotted, rows)
     head = heads.build(LINE, views, 0)
-    found = bootstrap._points("classical", teacher(DOTS, "keypoints"), dotted.crops, views)
-    points = dict(zip(rows, found, strict=True))
+    points = dict(zip(rows, points_of(dotted, rows), strict=True))
     batch = bootstrap.pairs(views, BLOCK, head.maps_read(), random.rng(0, "pairs-planted", 0)).batch
     logits = head(batch.inputs).logits[:, 0].detach()
     y, x = np.mgrid[:GRID, :GRID]
@@ -255,13 +270,57 @@ def test_what_the_detector_is_told_of_a_teachers_points(dotted: Texture) -> None
 def test_images_with_fewer_points_are_filled_up(dotted: Texture, monkeypatch: pytest.MonkeyPatch) -> None:
     given = iter([np.array([[4.0, 6, 0.5]]), np.empty((0, 3)), np.array([[0, 1, 9.0], [15.5, 15.5, 8]])])
     monkeypatch.setattr("uld.keypoints.classical.Classical.__call__", lambda self, images: [next(given)])
-    views = views_of(dotted, np.array([0, 3, 4]))
-    found = bootstrap._points("classical", teacher(DOTS, "keypoints"), dotted.crops, views)
+    found = points_of(dotted, np.array([0, 3, 4]))
     assert found.shape == (3, 2, 2)
     np.testing.assert_array_equal(np.isnan(found).all(2), [[False, True], [True, True], [False, False]])
     # the crop shows 40 pixels of the photograph in 32, from (3.5, -0.5) on
     np.testing.assert_allclose(found[0, 0], [3.5 + 4.5 * 1.25, -0.5 + 6.5 * 1.25], atol=1e-4)
     np.testing.assert_allclose(found[2, 1], [23.5, 19.5], atol=1e-4)
+
+
+def test_outliers_are_those_of_the_whole_data_set(tex: Texture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten points on the objects four are left out, all of one image among them; points beside an object are none."""
+    looks = np.eye(8, dtype=np.float32)
+    far = {4.0: looks[0], 8.0: looks[1], 12.0: looks[2], 16.0: looks[3]}  # x of the points that look like no other
+    lines = [[8.0, 20, 21, 22, 23], [4.0, 12], [16.0, 24, 25]]
+    given = {
+        row: np.array([[x, 16, 1] for x in line] + [[20, 0, 1]]) for row, line in zip((0, 3, 4), lines, strict=True)
+    }
+    asked: list[int] = []
+
+    def find(self: Any, images: torch.Tensor) -> list[np.ndarray]:
+        asked.append([0, 3, 4][len(asked)])
+        return [given[asked[-1]].astype(np.float32)]
+
+    def describe(self: Any, images: torch.Tensor, points: list[np.ndarray]) -> list[np.ndarray]:
+        assert (points[0][:, 1] == 16).all()  # what lies above the box is not described
+        return [np.stack([far.get(float(x), looks[4]) for x in points[0][:, 0]])]
+
+    monkeypatch.setattr("uld.keypoints.classical.Classical.__call__", find)
+    monkeypatch.setattr("uld.keypoints.classical.Classical.describe", describe)
+    rows = np.array([0, 3, 4])
+    every = points_of(tex, rows)
+    assert every.shape == (3, 6, 2)
+    asked.clear()
+    found = points_of(tex, rows, outliers=0.4)
+    assert found.shape == (3, 4, 2)
+    np.testing.assert_array_equal(found[0], every[0, 1:5])
+    assert np.isnan(found[1]).all()
+    np.testing.assert_array_equal(found[2, :2], every[2, 1:3])
+
+
+def test_outliers_of_real_points(tex: Texture) -> None:
+    """What is left are points that were there, in their order, and so many as were asked for."""
+    every, found = points_of(tex, keypoints=MANY), points_of(tex, keypoints=MANY, outliers=0.4)
+    for image, some in zip(every, found, strict=True):
+        some = some[np.isfinite(some).all(1)]
+        kept = (image[:, None] == some).all(2).any(1)
+        np.testing.assert_array_equal(image[kept], some)
+    low, high = np.array([3.5, 2.5]), np.array([43.5, 36.5])
+    of_object = ((every >= low) & (every <= high)).all(2).sum()
+    assert abs(np.isfinite(found).all(2).sum() - 0.6 * of_object) <= 1
+    again = points_of(tex, keypoints=MANY, outliers=0.4, seed=1)
+    np.testing.assert_array_equal(found, again)  # nothing is drawn where points are few
 
 
 def test_the_detector_learns_from_a_teacher(dotted: Texture) -> None:
@@ -284,49 +343,122 @@ def test_a_teacher_that_finds_nothing(dotted: Texture, monkeypatch: pytest.Monke
 
 
 def test_the_block_of_each_teacher() -> None:
-    assert teacher(SILK, "k") == SilkParams(1) and teacher(DOTS, "k") == ClassicalParams("sift", 4, 4, 0.9)
+    assert taught(SILK) == SilkParams(1) and taught(DOTS) == ClassicalParams("sift", 4, 4, 0.9)
     for wrong in (SILK | {"points": 4}, {"tolerance": 1}, {"by": "surf"}, {"by": "superpoint", "tolerance": 1}):
         with pytest.raises(ParamsError):
-            teacher(wrong, "starts.planted.train.keypoints")
+            taught(wrong)
     with pytest.raises(ParamsError, match=r"starts\.planted\.train\.keypoints.*points"):
-        teacher(DOTS | {"points": 0}, "starts.planted.train.keypoints")
+        taught(DOTS | {"points": 0})
+    for name, value, off in (("outliers", 0.4, "0"), ("contrast", CONTRAST, "null")):
+        assert taught(DOTS, **{name: value}) == taught(DOTS)
+        with pytest.raises(ParamsError, match=rf"planted\.train\.{name}: must be {off} where keypoints.by is silk"):
+            taught(SILK, **{name: value})
+
+
+# --- by contrast ---
+
+
+def test_contrast_tells_points_apart(tex: Texture) -> None:
+    """Distance of a point to itself in another view, over that to other points there; for a start that knew little."""
+    line = replace(LINE, network=replace(MODEL, descriptor="head"))
+    points = points_of(tex)
+    runs = [run(tex, line=line, keypoints=DOTS, contrast=CONTRAST, sigma=0.0, steps=steps) for steps in (0, 40)]
+    history = runs[1][1]
+    assert history.columns.tolist() == ["step", "loss", "detector", "descriptor"]
+    np.testing.assert_allclose(history["loss"], history["detector"] + 10 * history["descriptor"], rtol=1e-5)
+    before, after = (confusion(tex, head, points) for head, _ in runs)
+    assert after < 0.6 * before
+
+
+def confusion(tex: Texture, head: Heads, points: np.ndarray) -> float:
+    """Mean distance of one point in two views, over the mean distance of two points that are three cells apart."""
+    views, near, far = views_of(tex), [], []
+    for seed in range(100, 108):
+        batch = bootstrap.two_views(views, BLOCK, head.maps_read(), np.random.default_rng(seed))
+        xy = views.to_cells(batch, points[batch.rows])
+        seen = shown(xy, batch.inside)
+        with torch.no_grad():
+            looks = sampling.sample(head.describe(batch.inputs), xy.nan_to_num(0))
+        looks = torch.nn.functional.normalize(looks, dim=2)
+        for a in range(BLOCK.pairs):
+            b = a + BLOCK.pairs
+            both = seen[a] & seen[b]
+            gap, apart = torch.cdist(looks[a, both], looks[b, both]), torch.cdist(xy[a, both], xy[a, both])
+            near += gap.diagonal().tolist()
+            far += gap[apart > 3].tolist()
+    assert len(near) > 20 and len(far) > 20
+    return float(np.mean(near) / np.mean(far))
+
+
+def test_the_first_step_by_contrast(tex: Texture) -> None:
+    """By hand: squared errors of both views against the points that they show; a mean over all terms."""
+    block = replace(BLOCK, keypoints=MANY, contrast=CONTRAST, sigma=0.0)
+    history = run(tex, line=replace(LINE, train=block), steps=1)[1]
+    views, points = views_of(tex), points_of(tex, keypoints=MANY)
+    head, rng = heads.build(LINE, views, 0), random.rng(0, "pairs-planted", 0)
+    batch = bootstrap.two_views(views, block, head.maps_read(), rng)
+    cells = torch.from_numpy(rng.integers(0, GRID, (4, CONTRAST.negatives, 2)).astype(np.float32))
+    with torch.no_grad():
+        maps = head(batch.inputs)
+    xy, left_out = views.to_cells(batch, points[batch.rows]), 0
+    total = 0.0
+    for item in range(4):
+        target = torch.zeros(GRID, GRID)
+        for number, (x, y) in enumerate(xy[item].tolist()):
+            column, row = (round(v) if np.isfinite(v) else -1 for v in (x, y))
+            if 0 <= column < GRID and 0 <= row < GRID and batch.inside[item, row, column]:
+                target[row, column] = 1
+            else:
+                xy[item, number] = torch.nan
+                left_out += 1
+        total += float(((maps.heat[item, 0] - target)[batch.inside[item]] ** 2).sum())
+    own = torch.cat(terms(maps.looks, xy, cells, batch.inside, CONTRAST.margin, CONTRAST.min_distance))
+    assert 0 < left_out < xy.shape[0] * xy.shape[1]
+    assert history["detector"][0] == pytest.approx(2 * total / int(batch.inside.sum()), rel=1e-4)
+    assert history["descriptor"][0] == pytest.approx(float(own.mean()), rel=1e-4)
 
 
 # --- always the same ---
 
+WARM_UP = {"keypoints": MANY, "outliers": 0.4, "contrast": CONTRAST, "sigma": 0.0}
 
-@pytest.mark.parametrize("keypoints", [SILK, DOTS])
-def test_threads_do_not_matter(tex: Texture, monkeypatch: pytest.MonkeyPatch, keypoints: Any) -> None:
+
+@pytest.mark.parametrize("block", [{"keypoints": SILK}, {"keypoints": DOTS}, WARM_UP])
+def test_threads_do_not_matter(tex: Texture, monkeypatch: pytest.MonkeyPatch, block: Any) -> None:
     found = []
     for workers in ("0", "1", "2"):
         monkeypatch.setenv("ULD_WORKERS", workers)
-        found.append(run(tex, keypoints=keypoints, steps=5))
+        found.append(run(tex, **block, steps=5))
     assert same(found[0], found[1]) and same(found[0], found[2])
-    assert not same(found[0], run(tex, seed=1, keypoints=keypoints, steps=5))
+    assert not same(found[0], run(tex, seed=1, **block, steps=5))
 
 
-@pytest.mark.parametrize("at", [0, 2, 4])
-def test_stopped_and_resumed(tex: Texture, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    whole = run(tex, steps=5)
-    asked = count(monkeypatch, at)
+@pytest.mark.parametrize(("at", "block"), [(0, {}), (2, {}), (4, {}), (2, WARM_UP)])
+def test_stopped_and_resumed(tex: Texture, monkeypatch: pytest.MonkeyPatch, at: int, block: Any) -> None:
+    whole = run(tex, **block, steps=5)
+    asked = count(monkeypatch, at, "contrast" if block else "matching")
     with pytest.raises(stop.Interrupted, match=f"bootstrap planted saved at step {at + 1} of 5"):
-        run(tex, steps=5)
+        run(tex, **block, steps=5)
     torch.manual_seed(at)  # what else is drawn does not show
-    assert same(run(tex, steps=5), whole)
+    assert same(run(tex, **block, steps=5), whole)
     assert len(asked) == 5  # and no step was done twice
 
 
-def count(monkeypatch: pytest.MonkeyPatch, at: int) -> list[int]:
-    """A list that grows by one a step; at the one of this number the run is asked to stop, once."""
+def count(monkeypatch: pytest.MonkeyPatch, at: int, called: str) -> list[int]:
+    """A list that grows by one a step; at the one of this number the run is asked to stop, once.
+
+    A step calls a function `called`.
+    """
+    plain = getattr(bootstrap, called)
     asked: list[int] = []
 
     def counted(*arguments: Any) -> Any:
         asked.append(len(asked))
         if asked[-1] == at:
             os.kill(os.getpid(), signal.SIGTERM)
-        return matching(*arguments)
+        return plain(*arguments)
 
-    monkeypatch.setattr(bootstrap, "matching", counted)
+    monkeypatch.setattr(bootstrap, called, counted)
     return asked
 
 

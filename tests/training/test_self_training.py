@@ -1,20 +1,17 @@
-"""Terms of the contrastive loss against plain loops, and which images and labels a round draws."""
+"""Which images and labels a round draws."""
 
-import math
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from tests.training.adam import ADAM
 from uld.artifacts.labels import Labels
-from uld.geometry import sampling
 from uld.sources.views import Batch
 from uld.training.labelled import LabelledImages
 from uld.training.optimiser import OptimiserParams
-from uld.training.self_training import SelfTrainingParams, contrast, draw_pairs, within
+from uld.training.self_training import SelfTrainingParams, draw_pairs
 
 GRID, P, N = 9, 3, 5
 PARAMS = SelfTrainingParams(
@@ -22,42 +19,6 @@ PARAMS = SelfTrainingParams(
     margin=1.5, negatives=N,
     min_distance=2.0, descriptor_weight=1.0,
 )  # fmt: skip
-
-
-def scene(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Descriptors, points of which some are missing and some outside, cells, ROI."""
-    draw = torch.Generator().manual_seed(count)
-    maps = F.normalize(torch.randn(2 * P, 4, GRID, GRID, generator=draw, dtype=torch.float64), dim=1)
-    xy = torch.rand(2 * P, count, 2, generator=draw, dtype=torch.float64) * (GRID + 2) - 1.5
-    xy[torch.rand(2 * P, count, generator=draw) < 0.3] = math.nan
-    cells = torch.randint(0, GRID, (2 * P, N, 2), generator=draw).double()
-    return maps, xy, cells, torch.rand(2 * P, GRID, GRID, generator=draw) < 0.7
-
-
-@pytest.mark.parametrize("count", [1, 4, 60])
-def test_terms_equal_plain_loops(count: int) -> None:
-    maps, xy, cells, inside = scene(count)
-    known = [[k for k in range(count) if xy[i, k].isfinite().all() and (xy[i, k] > -0.5).all()
-              and (xy[i, k] < GRID - 0.5).all()] for i in range(2 * P)]  # fmt: skip
-    assert [within(xy, GRID)[i].nonzero()[:, 0].tolist() for i in range(2 * P)] == known
-
-    def read(i: int, at: torch.Tensor) -> torch.Tensor:
-        return F.normalize(sampling.sample(maps[[i]], at[None, None])[0, 0], dim=0)
-
-    positive, negative = [], []
-    for i in range(2 * P):
-        for k in known[i]:
-            if i < P and k in known[i + P]:
-                positive.append(float(((read(i, xy[i, k]) - read(i + P, xy[i + P, k])) ** 2).sum()))
-            others = [xy[i, m] for m in known[i]] + [c for c in cells[i] if inside[i, int(c[1]), int(c[0])]]
-            for other in others:
-                if (other - xy[i, k]).norm() > 2:
-                    gap = float((read(i, other) - read(i, xy[i, k])).norm())
-                    negative.append(max(0, 1.5 - gap) ** 2)
-    found = contrast(maps, xy, cells, inside, PARAMS)
-    np.testing.assert_allclose(sorted(found[0].tolist()), sorted(positive), atol=1e-6)
-    np.testing.assert_allclose(sorted(found[1].tolist()), sorted(negative), atol=1e-6)
-    assert count == 1 or (len(positive) and sum(1 for value in negative if value) > 5)
 
 
 class FakeViews:
@@ -98,7 +59,7 @@ def test_pairs_carry_the_labels_of_their_row_and_flip(rows: Any) -> None:
     given = images(None if rows is None else np.array(rows))
     seen, same = set(), 0
     for seed in range(60):
-        batch, xy, cells = draw_pairs(given, GRID, PARAMS, np.random.default_rng(seed))
+        batch, xy, cells = draw_pairs(given, PARAMS, np.random.default_rng(seed))
         assert xy.shape == (2 * P, 2, 2) and cells.shape == (2 * P, N, 2) and cells.max() < GRID
         assert xy[:, 0].isnan().all()
         np.testing.assert_array_equal(batch.flipped, FakeViews.flipped[_view(batch)])
@@ -117,7 +78,7 @@ def test_pairs_carry_the_labels_of_their_row_and_flip(rows: Any) -> None:
 def test_a_flip_without_labels_is_not_drawn() -> None:
     plain = Labels(**{name: value[:3] for name, value in vars(labels()).items() if name != "own"})
     views: Any = FakeViews()
-    batch = draw_pairs(LabelledImages(plain, views, []), GRID, PARAMS, np.random.default_rng(0))[0]
+    batch = draw_pairs(LabelledImages(plain, views, []), PARAMS, np.random.default_rng(0))[0]
     assert not batch.flipped.any()
 
 
@@ -125,5 +86,5 @@ def test_all_pairs_of_one_image_or_all_by_chance() -> None:
     given = images()
     for other, share in ((0.0, 1.0), (1.0, 0.25)):
         params = SelfTrainingParams(**vars(PARAMS) | {"other_image": other, "pairs": 400})
-        rows = draw_pairs(given, GRID, params, np.random.default_rng(0))[0].rows
+        rows = draw_pairs(given, params, np.random.default_rng(0))[0].rows
         assert (rows[:400] == rows[400:]).mean() == pytest.approx(share, abs=0.07 * (share < 1))

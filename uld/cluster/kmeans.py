@@ -1,6 +1,7 @@
 """k-means: k-means++ seeds by scikit-learn, Lloyd iterations by faiss, nothing sampled behind the caller's back."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -105,16 +106,28 @@ def fitted(
 def nearest(x: Table, centroids: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Nearest centroid of each point: label (M,) and squared L2 distance (M,)."""
     label, distance = np.empty(len(x), dtype=np.int64), np.empty(len(x), dtype=np.float32)
-    work = prod(x.shape) * len(centroids)
+    for piece, near, which in neighbours(x, centroids, 1):
+        distance[piece], label[piece] = near[:, 0], which[:, 0]
+    return label, distance
+
+
+def neighbours(
+    x: Table, others: NDArray[np.float32], k: int
+) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.int64]]]:
+    """The k nearest of `others` (N, D), N at least k, to points (M, D); none is left out of the search.
+
+    Yields:
+        A piece of the points, squared L2 distances (m, k), rising, and numbers (m, k) in `others`.
+    """
+    work = prod(x.shape) * len(others)
     index = None
     if on_gpu(work):
-        index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatL2(centroids.shape[1]))
-        index.add(centroids)
-    with _pools().limit(limits=_threads(work)):
-        for piece in pieces(len(x)):
-            found = faiss.knn(x[piece], centroids, 1) if index is None else index.search(x[piece], 1)
-            distance[piece], label[piece] = (column[:, 0] for column in found)
-    return label, distance
+        index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatL2(others.shape[1]))
+        index.add(others)
+    for piece in pieces(len(x)):
+        with _pools().limit(limits=_threads(work)):
+            found = faiss.knn(x[piece], others, k) if index is None else index.search(x[piece], k)
+        yield piece, *found
 
 
 def on_gpu(work: int) -> bool:

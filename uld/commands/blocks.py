@@ -127,7 +127,7 @@ def _check(key: str, tree: Tree) -> None:
     if key == "source":
         datasets.source_folder(block)
     if key.startswith("starts.") and hasattr(block, "train"):
-        teacher(block.train.keypoints, f"{key}.train.keypoints")
+        teacher(block.train, f"{key}.train")
 
 
 # --- names by which blocks refer to others ---

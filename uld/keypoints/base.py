@@ -30,6 +30,17 @@ class Keypoints(ABC):
             B arrays (P, 3) of x, y in pixels and score, sorted by falling score; P may be 0.
         """
 
+    @abstractmethod
+    def describe(self, images: Tensor, points: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """What points look like, as vectors whose distance says how alike two places are.
+
+        Args:
+            images: as above. points: B arrays (P, 2 or more), x and y first, in pixels of the images.
+
+        Returns:
+            B arrays (P, D) of unit length.
+        """
+
 
 def grey(images: Tensor, scale: int) -> Tensor:
     """Luma of RGB images (B, 3, S, S), enlarged bilinearly -> (B, 1, scale S, scale S)."""

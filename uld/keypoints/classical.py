@@ -1,5 +1,6 @@
 """Points without weights: SIFT or ORB, spread over the image by adaptive non-maximal suppression."""
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -18,6 +19,10 @@ from uld.keypoints.base import Keypoints, grey
 
 CANDIDATES = 2000  # strongest points that suppression chooses from; it compares all pairs
 BORDER = 4  # pixels of a pyramid level; ORB's own 31 are for descriptors and would leave nothing of a small crop
+SEEN = 1 / 4  # of the image's side: what a descriptor sees of it
+REACH = 6  # SIFT's histograms lie over a square of so many times a key point's size
+FINEST = 3.2  # pixels, the size of a key point of the pyramid's lowest level
+LENGTH = 128  # of SIFT's descriptors
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -35,7 +40,11 @@ class ClassicalParams:
 
 
 class Classical(Keypoints):
-    """Extrema of differences of Gaussians (SIFT) or FAST corners ranked by Harris' response (ORB)."""
+    """Extrema of differences of Gaussians (SIFT) or FAST corners ranked by Harris' response (ORB).
+
+    The points of both are described by SIFT, upright and at one size: objects stand upright in their crops and fill
+    them, and what tells a place of an object is more than the corner or blob that was found there.
+    """
 
     Params = ClassicalParams
 
@@ -45,8 +54,17 @@ class Classical(Keypoints):
 
     def __call__(self, images: Tensor) -> list[NDArray[np.float32]]:
         """See `Keypoints`; the score is the detector's response."""
-        large = (255 * grey(images.cpu().float(), self.params.scale)[:, 0]).round().clamp(0, 255).byte().numpy()
-        return [self._points(image, images.shape[-1]) for image in large]
+        return [self._points(image, images.shape[-1]) for image in self._large(images)]
+
+    def describe(self, images: Tensor, points: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """See `Keypoints`; D is 128. Near a border it is of what lies in the image; all 0 where that is of one grey."""
+        to_large = coords.resize(images.shape[-1], images.shape[-1] * self.params.scale)
+        large = self._large(images)
+        return [_described(image, coords.apply(to_large, at[:, :2])) for image, at in zip(large, points, strict=True)]
+
+    def _large(self, images: Tensor) -> Pixels:
+        """(B, scale S, scale S), grey."""
+        return (255 * grey(images.cpu().float(), self.params.scale)[:, 0]).round().clamp(0, 255).byte().numpy()
 
     def _points(self, image: Pixels, size: int) -> NDArray[np.float32]:
         fine, response = self._detect(image)
@@ -98,6 +116,17 @@ def _orb(image: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         xy[level == k] = coords.apply(coords.resize(round(len(image) / k), len(image)), xy[level == k] / k)
     corner = response > 0  # Harris' response of an edge is negative
     return xy[corner], response[corner]
+
+
+def _described(image: Pixels, xy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """SIFT's descriptors (P, 128) at pixels (P, 2), of unit length."""
+    if not len(xy):
+        return np.empty((0, LENGTH), np.float32)
+    size = SEEN * len(image) / REACH
+    level = max(0, int(math.log2(size / FINEST)))  # of the pyramid: not so coarse that pixels are smaller than needed
+    where = [cv2.KeyPoint(float(x), float(y), size, angle=0, octave=level) for x, y in xy]
+    found = cv2.SIFT.create().compute(image, where)[1]
+    return found / np.linalg.norm(found, axis=1, keepdims=True).clip(1)  # their length is about 512, or 0
 
 
 def _arrays(found: Sequence[cv2.KeyPoint]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,7 +1,8 @@
-"""SuperPoint (DeTone, Malisiewicz, Rabinovich, CVPRW 2018): the detector alone, with weights of a local file.
+"""SuperPoint (DeTone, Malisiewicz, Rabinovich, CVPRW 2018), with weights of a local file.
 
 No weights come with the project: two of the three formats hold Magic Leap's, which are not free. The network is a VGG
-encoder of stride 8 and a head with 65 channels a cell, one for each of its 8 x 8 pixels and one for "no point".
+encoder of stride 8 with two heads. The detector's has 65 channels a cell, one for each of its 8 x 8 pixels and one for
+"no point"; the other describes the cells.
 """
 
 import itertools
@@ -25,14 +26,15 @@ from torch import Tensor, nn
 from uld.base import runtime
 from uld.base.errors import ULDError
 from uld.base.params import CLOSED
-from uld.geometry import coords
+from uld.geometry import coords, sampling
 from uld.geometry.peaks import peaks
 from uld.keypoints.base import Keypoints, grey
 
 log = logging.getLogger(__name__)
 
 CELL = 8  # pixels a side of the cell that one position of the last map stands for
-WIDTHS = (1, 64, 64, 64, 64, 128, 128, 128, 128, 256, CELL * CELL + 1)
+ENCODER = (1, 64, 64, 64, 64, 128, 128, 128, 128)
+HEADS = ((128, 256, CELL * CELL + 1), (128, 256, 256))  # of the detector and of the descriptors
 POOLED = (2, 4, 6)  # layers whose input is halved
 
 # what torch.load raises on a file that is none of its own
@@ -61,12 +63,11 @@ class SuperPointParams:
 
 @dataclass(frozen=True)
 class Format:
-    """How a file names the tensors. layers: prefixes of the detector's ten; ignored: of the descriptor head's."""
+    """How a file names the tensors. layers: prefixes of the encoder's eight and of two of each head."""
 
     name: str
     licence: str
     layers: tuple[str, ...]
-    ignored: tuple[str, ...]
     normed: bool  # whether batch normalisation follows each layer
 
 
@@ -74,8 +75,7 @@ FORMATS = (
     Format(
         "Magic Leap",
         "non-commercial research only",
-        (*(f"conv{i}{j}." for i in (1, 2, 3, 4) for j in "ab"), "convPa.", "convPb."),
-        ("convDa.", "convDb."),
+        (*(f"conv{i}{j}." for i in (1, 2, 3, 4, "P", "D") for j in "ab"),),
         normed=False,
     ),
     Format(
@@ -84,40 +84,54 @@ FORMATS = (
         (
             *(f"encoder.conv_blocks.{i}.conv_{j}." for i in range(4) for j in "ab"),
             *(f"keypoint_decoder.conv_score_{j}." for j in "ab"),
+            *(f"descriptor_decoder.conv_descriptor_{j}." for j in "ab"),
         ),
-        ("descriptor_decoder.conv_descriptor_a.", "descriptor_decoder.conv_descriptor_b."),
         normed=False,
     ),
     Format(
         "open re-implementation",
         "MIT",
-        (*(f"backbone.{i}.{j}." for i in range(4) for j in range(2)), "detector.0.", "detector.1."),
-        ("descriptor.0.", "descriptor.1."),
+        (
+            *(f"backbone.{i}.{j}." for i in range(4) for j in range(2)),
+            *(f"{head}.{j}." for head in ("detector", "descriptor") for j in range(2)),
+        ),
         normed=True,
     ),
 )
 
 
 class Network(nn.Module):
-    """Ten convolutions, each but the last with ReLU; with `normed`, batch normalisation comes after the ReLU."""
+    """Twelve convolutions, each but the last of a head with ReLU.
+
+    With `normed`, batch normalisation comes after each, behind the ReLU.
+    """
 
     def __init__(self, normed: bool) -> None:
         super().__init__()
-        last = len(WIDTHS) - 2
-        self.convs = nn.ModuleList(
-            nn.Conv2d(old, new, 1 if i == last else 3, padding=0 if i == last else 1)
-            for i, (old, new) in enumerate(itertools.pairwise(WIDTHS))
-        )
-        self.norms = nn.ModuleList(nn.BatchNorm2d(n, eps=1e-3) if normed else nn.Identity() for n in WIDTHS[1:])
+        sizes = [(*pair, 3) for pair in itertools.pairwise(ENCODER)]
+        sizes += [one for a, b, c in HEADS for one in ((a, b, 3), (b, c, 1))]
+        self.convs = nn.ModuleList(nn.Conv2d(old, new, k, padding=k // 2) for old, new, k in sizes)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(new, eps=1e-3) if normed else nn.Identity() for _, new, _ in sizes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Grey images (B, 1, H, W) in [0, 1], H and W multiples of 8 -> logits (B, 65, H / 8, W / 8)."""
-        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+        return self._head(self._encoded(x), -4)
+
+    def describe(self, x: Tensor) -> Tensor:
+        """The same images -> descriptors of their cells (B, 256, H / 8, W / 8), of unit length."""
+        return F.normalize(self._head(self._encoded(x), -2), dim=1)
+
+    def _encoded(self, x: Tensor) -> Tensor:
+        for i in range(len(ENCODER) - 1):
             if i in POOLED:
                 x = F.max_pool2d(x, 2)
-            x = conv(x)
-            x = norm(x.relu() if i < len(self.convs) - 1 else x)
+            x = self.norms[i](self.convs[i](x).relu())
         return x
+
+    def _head(self, x: Tensor, first: int) -> Tensor:
+        x = self.norms[first](self.convs[first](x).relu())
+        out: Tensor = self.norms[first + 1](self.convs[first + 1](x))
+        return out
 
 
 class SuperPoint(Keypoints):
@@ -150,13 +164,27 @@ class SuperPoint(Keypoints):
     @torch.inference_mode()
     def heat(self, images: Tensor) -> Tensor:
         """Probability of a point: (B, 3, S, S) -> (B, scale S, scale S), float32 on the device computed on."""
-        x = grey(images.to(self._device).float(), self.params.scale)
-        size = x.shape[-1]
-        extra = -size % CELL
-        if extra:
-            x = F.pad(x, (0, extra, 0, extra), mode="reflect")
-        cells = self._network(x).softmax(1)[:, :-1]
+        size = images.shape[-1] * self.params.scale
+        cells = self._network(self._large(images)).softmax(1)[:, :-1]
         return F.pixel_shuffle(cells, CELL)[:, 0, :size, :size]
+
+    @torch.inference_mode()
+    def describe(self, images: Tensor, points: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """See `Keypoints`; D is 256. Between the centres of cells, descriptors are interpolated linearly."""
+        cells = self._network.describe(self._large(images))
+        size = images.shape[-1]
+        to_cells = coords.compose(coords.resize(CELL, 1), coords.resize(size, size * self.params.scale))
+        found = []
+        for one, at in zip(cells, points, strict=True):
+            xy = torch.from_numpy(coords.apply(to_cells, at[:, :2])).to(self._device)
+            found.append(F.normalize(sampling.sample(one[None], xy[None])[0], dim=1).cpu().numpy())
+        return found
+
+    def _large(self, images: Tensor) -> Tensor:
+        """What the network sees: grey, enlarged, and mirrored at the right and lower edge to whole cells."""
+        x = grey(images.to(self._device).float(), self.params.scale)
+        extra = -x.shape[-1] % CELL
+        return F.pad(x, (0, extra, 0, extra), mode="reflect") if extra else x
 
 
 def load(path: Path) -> Network:
@@ -210,7 +238,7 @@ def _renamed(state: dict[str, Tensor], own: dict[str, Tensor], kind: Format, pat
     for name in own:
         what, layer, part = name.split(".", 2)
         names[name] = kind.layers[int(layer)] + ({"convs": "conv.", "norms": "bn."}[what] if kind.normed else "") + part
-    there = {name for name in state if not name.startswith(kind.ignored)}
+    there = set(state)
     wrong = {
         "missing": sorted(set(names.values()) - there),
         "unknown": sorted(there - set(names.values())),

@@ -15,9 +15,9 @@ from uld.methods.base import Training
 from uld.models.base import Model
 from uld.models.headed import Headed
 from uld.sources.views import Ahead, Batch
+from uld.training.descriptor_contrast import within
 from uld.training.labelled import labelled, trainable
 from uld.training.optimiser import OptimiserParams, descend
-from uld.training.self_training import within
 
 
 @dataclass(frozen=True, config=CLOSED)

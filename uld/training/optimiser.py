@@ -24,9 +24,8 @@ class OptimiserParams:
     by: Literal["adam", "rmsprop"]
     weight_decay: Annotated[float, Field(ge=0)]  # added to the gradient, times the weight
     clip: Annotated[float, Field(gt=0)] | None  # largest norm of the gradient; null: the gradient stays as it is
-    carried: (
-        bool  # begin with the moments that the start ended with, where it has these parameters, and leave one's own
-    )
+    # begin with the moments that the start ended with, where it has these parameters, and leave one's own
+    carried: bool
 
     def make(self, groups: list[dict[str, Any]]) -> Optimizer:
         """The optimiser of parameter groups, each with its learning rate."""
