@@ -20,7 +20,8 @@ from uld.models.base import Model
 from uld.models.encoder import Encoder
 from uld.models.frozen import Frozen
 from uld.models.heads import Heads
-from uld.sources.pixel_views import PixelViewParams, PixelViews
+from uld.sources.augmentation import PixelViewParams
+from uld.sources.pixel_views import PixelViews
 from uld.sources.views import TrainingViews
 from uld.starts.base import Made, Site, Start
 

@@ -6,25 +6,23 @@ are computed for a whole batch at once, on the device.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
-from pydantic.dataclasses import dataclass as closed
 from torch import Tensor
 
 from uld.artifacts.models import Origin
 from uld.base import ranks, runtime
-from uld.base.params import CLOSED, build
+from uld.base.params import build
 from uld.geometry import coords, sampling, warps
 from uld.geometry.coords import Affine
 from uld.geometry.frames import Frames
 from uld.geometry.warps import Warp
-from uld.images.augment import PhotometricParams, draw, photometric
+from uld.images.augment import draw, photometric
 from uld.images.crops import Crops, as_images
 from uld.models.base import Inputs, Model
+from uld.sources.augmentation import PixelViewParams, WarpParams
 from uld.sources.views import Batch, Flags, TrainingViews, View, Warps
 
 HELD = 2 * 2**30  # bytes of crops and masks that are kept in memory
@@ -33,32 +31,6 @@ READ = 256  # crops that are read at a time
 Rows = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
 Masks = NDArray[np.bool_]
-
-
-@closed(frozen=True, config=CLOSED)
-class BendParams:
-    """A thin-plate spline through n x n control points, each moved at random."""
-
-    displacement: Annotated[float, Field(ge=0, le=0.5)]  # share of the view's side at most, along x and y; 0: off
-    grid: Annotated[int, Field(ge=2, le=16)]  # n
-
-
-@closed(frozen=True, config=CLOSED)
-class WarpParams:
-    """How far views differ from the crop; 0 switches a change off."""
-
-    rotate: Annotated[float, Field(ge=0, le=180)]  # degrees at most, either way
-    scale: Annotated[float, Field(ge=0, lt=1)]  # of the factor, from 1 - scale to 1 + scale
-    shift: Annotated[float, Field(ge=0, le=1)]  # share of the view's side at most, along x and y
-    bend: BendParams
-
-
-@closed(frozen=True, config=CLOSED)
-class PixelViewParams:
-    """How training sees crops: each time warped and lit anew."""
-
-    warp: WarpParams
-    light: PhotometricParams
 
 
 class PixelViews(TrainingViews):
