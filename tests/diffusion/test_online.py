@@ -78,8 +78,8 @@ def test_latents_read_like_features(stores: Any, policy: Any, reduction: ReduceP
 def test_only_the_timesteps_asked_for_are_run(stores: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     _, online = stores()
     ran: list[int] = []
-    denoise = online._extractor.denoise
-    monkeypatch.setattr(online._extractor, "denoise", lambda latent, t: (ran.append(t), denoise(latent, t))[1])
+    denoise = online.network._extractor.denoise
+    monkeypatch.setattr(online.network._extractor, "denoise", lambda latent, t: (ran.append(t), denoise(latent, t))[1])
     online.read(np.arange(3), names=["l10_t142"])
     assert ran == [142]
 
