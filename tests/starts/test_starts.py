@@ -41,7 +41,8 @@ HEADS: dict[str, Any] = {
 LINES: dict[str, dict[str, Any]] = {
     "frozen": {"model": "frozen", "reads": "features/trained", **PROJECTION},
     "heads": {
-        "model": "heads", "reads": "features/trained", "projection": PROJECTION, "network": HEADS, "train": TRAIN,
+        "model": "heads", "reads": "features/trained", "projection": PROJECTION, "network": HEADS, "views": None,
+        "train": TRAIN,
     },
     "encoder": {
         "model": "encoder", "reads": "roi/crops", "train": TRAIN, "views": {"warp": MOVING, "light": DARK},
