@@ -58,7 +58,7 @@ class PixelViews(TrainingViews):
         self.frames, self.rows = frames, rows
         self._params, self._device = params, runtime.device()
         self._any, size = pixels, frames.size
-        fits = 4 * len(rows) * size**2 <= held  # three bytes of colour and one of the mask a pixel
+        fits = _bytes(len(rows), size) <= held
         self._pixels, self._inside = (_held(read, rows) if fits else read for read in (pixels, inside))
         self.plain = View(coords.view(size), flipped=False)
         self.flips = [self.plain, View(coords.view(size, mirror=True), flipped=True)]
@@ -116,6 +116,15 @@ class PixelViews(TrainingViews):
         masks = torch.from_numpy(self._inside(rows)).to(self._device).flatten(1)
         x, y = at.clamp(0, self.frames.size - 1).unbind(2)
         return masks.gather(1, y * self.frames.size + x) & ((at >= 0) & (at < self.frames.size)).all(2)
+
+
+def kept_bytes(rows: int, size: int) -> int:
+    """Bytes of crops and masks that are kept in memory, at most: of so many training images, S pixels a side."""
+    return min(_bytes(rows, size), HELD)
+
+
+def _bytes(rows: int, size: int) -> int:
+    return 4 * rows * size**2  # three of colour and one of the mask a pixel
 
 
 def _held(read: Callable[[Rows], NDArray], rows: Rows) -> Callable[[Rows], NDArray]:
