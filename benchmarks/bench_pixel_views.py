@@ -21,10 +21,12 @@ from timing import Ways, measure, report, run, same
 from uld.base import params, random, runtime
 from uld.geometry import coords
 from uld.geometry.frames import Frames
-from uld.images.augment import GREY, BlurParams, CutoutParams, Draws, PhotometricParams, draw
+from uld.images.augment import GREY, Draws, draw
 from uld.images.crops import Crops
+from uld.images.light import BlurParams, CutoutParams, PhotometricParams
 from uld.models.encoder import Encoder
-from uld.sources.pixel_views import BendParams, PixelViewParams, PixelViews, WarpParams
+from uld.sources.augmentation import BendParams, PixelViewParams, WarpParams
+from uld.sources.pixel_views import PixelViews
 from uld.sources.views import Batch
 from uld.starts.base import Site
 from uld.starts.encoder import EncoderStartParams

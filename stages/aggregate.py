@@ -23,7 +23,8 @@ def main() -> None:
     weights = sha256(Path(f"artifacts/rounds/{chosen.start}") / WEIGHTS)
     aggregated.fill(path, opened.views.store, model, weights, key)
     if not runtime.process():
-        origin = replace(opened.origin, reads=f"features/{key}", made_of=FeatureStore(path).digest)
+        # its rounds are trained on the maps that are stored: drawn views would run the network that it is to spare
+        origin = replace(opened.origin, reads=f"features/{key}", made_of=FeatureStore(path).digest, views=None)
         save_model(model, Path(f"artifacts/rounds/{key}"), origin)
 
 

@@ -24,7 +24,7 @@ def main() -> None:
     seed, start = params.read(int, "seed"), kind(block)
     boxes, crops = read_boxes(Path("artifacts/roi/boxes.csv")), Crops(Path("artifacts/roi/crops.zarr"))
     origin = Origin(block.reads, "", start.views, 0)
-    views, made_of = open_views(origin, start.grid, boxes)
+    views, made_of = open_views(origin, start.grid, boxes, training=True)
     identity = {"params": asdict(block), "seed": seed, "made_of": made_of, "rows": views.rows.tolist()}
     state = scratch_folder(f"bootstrap-{key}", **identity) / "state.pt"
     site = Site(views, crops, seed, state, key)

@@ -22,9 +22,10 @@ def main() -> None:
     block = params.read(kind.Train, f"methods.{chosen.method}.train")
     seed = params.read(int, "seed")
     labels, out = Path(f"artifacts/labels/{key}/labels.h5"), Path(f"artifacts/rounds/{key}")
-    opened = open_model(chosen.start)
+    opened = open_model(chosen.start, training=True)
     inputs = [sha256(path) for path in (labels, Path(f"artifacts/rounds/{chosen.start}") / WEIGHTS)]
-    identity = {"params": asdict(block), "seed": seed, "inputs": inputs, "made_of": opened.origin.made_of}
+    seen = {"made_of": opened.origin.made_of, "views": opened.origin.views}
+    identity = {"params": asdict(block), "seed": seed, "inputs": inputs} | seen
     state = scratch_folder(f"train-{key}", **identity) / "state.pt"
     training = Training(
         read_labels(labels),

@@ -109,6 +109,22 @@ def test_what_trains_reaches_no_stage_that_does_not_learn(tree: Path, before: di
     assert found <= matching(*LEARNING)()
 
 
+def test_what_draws_views_anew_is_run_where_training_does(before: dict[str, str]) -> None:
+    """Where a start asks for it: by its bootstrap and its rounds, but for those behind a frozen trunk."""
+    draws = {f"uld/{name}.py" for name in ("sources/drawn_views", "sources/pixel_views", "images/augment")}
+    assert not any(name in text for text in before.values() for name in draws)
+    silk, first = PARAMS[STARTS]["silk"], PARAMS[ROUNDS]["duld-1"]
+    frozen = {"resting": {"reads": "features/trained", "start": "silk"}}
+    rounds = PARAMS[ROUNDS] | {"resting-1": first | {"reads": "features/resting", "start": "resting"}}
+    starts = PARAMS[STARTS] | {"silk": silk | {"views": {"warp": {}, "light": {}}}}
+    after = lists(graph.ROOT, GRAPH, PARAMS | {STARTS: starts, ROUNDS: rounds, "aggregated": frozen})
+    wanted = {"bootstrap/silk", *(f"train/{name}" for name in PARAMS[ROUNDS])}
+    for name in draws:
+        assert {stage.removesuffix(".txt") for stage, text in after.items() if name in text} == wanted
+    both = {stage for stage in before if stage not in {f"{name}.txt" for name in wanted}}
+    assert all(after[stage] == before[stage] for stage in both)
+
+
 def test_docs_are_in_no_list(before: dict[str, str]) -> None:
     assert not any("docs/" in text or str(graph.ROOT) in text for text in before.values())
 

@@ -483,6 +483,32 @@ def test_the_plan_of_a_frozen_trunk(ready) -> None:
     assert doctor.map_bytes(params.load(path), "silk") == 2 * 11 * (64 + 384) * 32**2
 
 
+def test_the_plan_of_views_that_are_drawn_anew(ready) -> None:
+    """As above: training of the start and of its round runs the network on new views, whatever is stored."""
+    path, drawn = ready / "params.yaml", {"starts__silk__views": pixels()["views"]}
+    tree = params.load(path)
+    put(path, stores={"trained": tree["stores"]["trained"]}, starts=tree["starts"] | {"pixels": pixels()})
+    rows = {"duld": row("a"), "pixels": row("pixels", "roi/crops")}
+    put(path, rounds={"a": chained()["a"]}, rows=rows, report__row="duld")
+    one = plan.Pass(1e6, 1, 10, {"l00_t74": 3}, {"l00_t74": 7})
+    start, a_round = 2 * 6 * 200, 2 * 6 * 120  # views of training
+
+    def flops() -> list[float]:
+        return [way.flop for way in plan.ways(params.load(path), one)]
+
+    whole, reduced, latents, maps = flops()
+    put(path, **drawn)
+    assert blocks.problems(path) == []
+    more = (start + a_round) * (1e6 + 1)
+    assert flops() == [whole + more, reduced + more, latents + (start + a_round) * 1e6, maps + start * 1e6]
+    put(path, aggregated=FROZEN, rounds=chained("silk_frozen", reads=MAPS), rows__duld__reads=MAPS)
+    assert flops()[3] == whole + start * (1e6 + 1)  # rounds behind the frozen trunk see what is stored
+    put(path, roi__crop=100)
+    # a batch as it is read, and all crops of 10,000 images; those of more are not kept
+    assert plan.memory(params.load(path), one, 10**4, None, False) == 6 * 32 * 21 + 4 * 10**4 * 100**2
+    assert plan.memory(params.load(path), one, 10**9, None, False) == 6 * 32 * 21 + 2 * 2**30
+
+
 def test_the_plan_counts_passes(ready, pixel_folder: Path) -> None:
     path = ready / "params.yaml"
     put(path, backbone="sd15", backbones__sd15__path=str(pixel_folder), backbones__sd15__image_size=32)

@@ -18,12 +18,12 @@ from uld.commands import plan
 from uld.diffusion import backbone, extract, reduce
 from uld.diffusion.extract import StoreParams, ViewParams
 from uld.diffusion.extractor import Extractor, ReadoutParams
-from uld.diffusion.online import LatentStore, open_store
+from uld.diffusion.online import LatentStore, network, open_store
 from uld.diffusion.reduce import ReduceParams
 from uld.diffusion.store import FeatureStore
-from uld.geometry import coords
+from uld.geometry import coords, sampling
 from uld.geometry.frames import Frames, corners
-from uld.images.crops import Crops
+from uld.images.crops import Crops, as_images
 from uld.models.frozen import ProjectionParams
 from uld.models.heads import HeadsParams
 from uld.sources.stored_views import StoredViews
@@ -49,8 +49,8 @@ def stores(tmp_path: Path, pixel_folder: Path, crops32: Crops, photographs: tupl
         opened = []
         for keep in ("features", "latents"):
             path = tmp_path / "features" / f"{keep}.zarr"
-            network = StoreParams(True, keep, VIEWS, False)  # type: ignore[arg-type]
-            extract.fill(path, extractor, crops32, photographs[1], network, reduction, 0, warps, pixel_folder)
+            kept = StoreParams(True, keep, VIEWS, False)  # type: ignore[arg-type]
+            extract.fill(path, extractor, crops32, photographs[1], kept, reduction, 0, warps, pixel_folder)
             opened.append(open_store(path))
         return opened[0], opened[1]
 
@@ -78,8 +78,8 @@ def test_latents_read_like_features(stores: Any, policy: Any, reduction: ReduceP
 def test_only_the_timesteps_asked_for_are_run(stores: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     _, online = stores()
     ran: list[int] = []
-    denoise = online._extractor.denoise
-    monkeypatch.setattr(online._extractor, "denoise", lambda latent, t: (ran.append(t), denoise(latent, t))[1])
+    denoise = online.network._extractor.denoise
+    monkeypatch.setattr(online.network._extractor, "denoise", lambda latent, t: (ran.append(t), denoise(latent, t))[1])
     online.read(np.arange(3), names=["l10_t142"])
     assert ran == [142]
 
@@ -121,12 +121,12 @@ def test_training_from_latents_is_training_from_features(
     stores: Any, crops32: Crops, photographs: tuple[Path, pd.DataFrame], tmp_path: Path
 ) -> None:
     """A bootstrap draws the same pairs and ends in the same model, but for the rounding of latents to float16."""
-    network = HeadsParams(((0, 1), (1, 0)), (24,), 8, 16, 4, 16, "convolution", "native", None)
+    sizes = HeadsParams(((0, 1), (1, 0)), (24,), 8, 16, 4, 16, "convolution", "native", None)
     projection = ProjectionParams(((0, 1), (1, 0)), 6, 8, "image", 1.0, 5, 40)
     block = BootstrapParams(
         {"by": "silk", "tolerance": 1}, 0.0, 1.0, 12, 3, 1e-3, 1e-3, OptimiserParams(**ADAM), None, 0.05, "both"
     )
-    start = HeadsStart(HeadsStartParams("heads", "features/either", projection, network, block))
+    start = HeadsStart(HeadsStartParams("heads", "features/either", projection, sizes, None, block))
     frames = Frames(crops32.affine, corners(photographs[1]), crops32.inside, crops32.size, 8)
     ends = []
     for number, store in enumerate(stores()):
@@ -153,6 +153,24 @@ def test_a_store_needs_nothing_but_its_folder(stores: Any, tmp_path: Path) -> No
     there = Path(shutil.copytree(online.path, tmp_path / "elsewhere"))
     got, want = open_store(there).read(TRAIN, 2), online.read(TRAIN, 2)
     assert all(torch.equal(got[name], want[name]) for name in want)
+
+
+@pytest.mark.parametrize("keep", ["features", "latents"])
+def test_the_network_of_a_store_sees_new_images(
+    tmp_path: Path, sd_folder: Path, crops32: Crops, photographs: tuple[Path, pd.DataFrame], keep: Any
+) -> None:
+    """With an autoencoder, a text, and images that are resized: as the store would hold them."""
+    extractor, path = Extractor(backbone.load(sd_folder), replace(READOUT, timesteps=(24,)), 4), tmp_path / "x.zarr"
+    store, none = StoreParams(True, keep, VIEWS), np.empty((0, 2, 3))
+    extract.fill(path, extractor, crops32, photographs[1], store, ReduceParams(5, 4), 4, none, sd_folder)
+    opened = open_store(path)
+    found, name = network(opened), "l10_t24"
+    assert found.names == opened.names and (keep == "features" or found is network(opened))
+    images = as_images(crops32.images(TRAIN), runtime.device())
+    for view, affine in enumerate(opened.views):
+        made = found.of_images(sampling.warp(images, affine), [name])
+        assert list(made) == [name] and made[name].shape[1] == 5
+        torch.testing.assert_close(made[name], opened.read(TRAIN, view, [name])[name], atol=5e-3, rtol=5e-3)
 
 
 def test_latents_are_small(stores: Any) -> None:

@@ -13,7 +13,8 @@ from scipy.ndimage import correlate1d
 from uld.base import params
 from uld.base.errors import ParamsError
 from uld.images import augment
-from uld.images.augment import Draws, PhotometricParams, draw, photometric
+from uld.images.augment import Draws, draw, photometric
+from uld.images.light import PhotometricParams
 
 SIZE, COUNT = 16, 6
 OFF: dict[str, Any] = {

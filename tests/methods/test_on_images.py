@@ -21,7 +21,8 @@ from uld.methods import load
 from uld.methods.base import Labelled, Method, Training
 from uld.models.base import Model
 from uld.sources import checks
-from uld.sources.pixel_views import PixelViewParams, PixelViews
+from uld.sources.augmentation import PixelViewParams
+from uld.sources.pixel_views import PixelViews
 from uld.sources.source import Source
 from uld.starts.base import Site
 from uld.starts.encoder import EncoderStart, EncoderStartParams

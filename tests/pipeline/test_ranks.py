@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from smoke.process import SEVERAL
 from smoke.project import Project
 from uld.artifacts.labels import read_labels
+from uld.base import params
 from uld.diffusion.store import FeatureStore
 
 pytestmark = pytest.mark.cpu  # two processes want two GPUs
@@ -88,6 +89,17 @@ def test_rounds_train_in_all(project: Project) -> None:
     for key, want in wanted.items():
         same(want, head(project, key))
         assert not any(torch.equal(want[name], value) for name, value in start.items() if "detect" in name)
+
+
+def test_drawn_views_are_seen_by_all(project: Project) -> None:
+    project.set(**{"starts.silk.views": params.load(project.root / "params.yaml")["starts"]["pixels"]["views"]})
+    before = head(project, "silk")
+    project.stages("bootstrap@silk", "train@duld-1")
+    wanted = {key: head(project, key) for key in ("silk", "duld-1")}
+    assert any((wanted["silk"][name] - value).abs().max() > 0.01 for name, value in before.items())
+    in_two(project, "train@duld-1", "bootstrap@silk")  # none reads what another of them writes
+    for key, want in wanted.items():
+        same(want, head(project, key))
 
 
 def test_training_in_two_processes_stops_and_goes_on(project: Project) -> None:

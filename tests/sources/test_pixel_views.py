@@ -12,7 +12,8 @@ from uld.base.errors import ParamsError
 from uld.geometry import coords, warps
 from uld.geometry.frames import Frames
 from uld.geometry.warps import Warp
-from uld.sources.pixel_views import PixelViewParams, PixelViews, WarpParams
+from uld.sources.augmentation import PixelViewParams, WarpParams
+from uld.sources.pixel_views import PixelViews
 from uld.sources.views import Batch
 
 SIZE, GRID, COUNT = 32, 16, 9

@@ -20,7 +20,8 @@ from uld.models.base import Model
 from uld.models.encoder import Encoder
 from uld.models.frozen import Frozen
 from uld.models.heads import Heads
-from uld.sources.pixel_views import PixelViewParams, PixelViews
+from uld.sources.augmentation import PixelViewParams
+from uld.sources.pixel_views import PixelViews
 from uld.sources.views import TrainingViews
 from uld.starts.base import Made, Site, Start
 
@@ -40,7 +41,8 @@ HEADS: dict[str, Any] = {
 LINES: dict[str, dict[str, Any]] = {
     "frozen": {"model": "frozen", "reads": "features/trained", **PROJECTION},
     "heads": {
-        "model": "heads", "reads": "features/trained", "projection": PROJECTION, "network": HEADS, "train": TRAIN,
+        "model": "heads", "reads": "features/trained", "projection": PROJECTION, "network": HEADS, "views": None,
+        "train": TRAIN,
     },
     "encoder": {
         "model": "encoder", "reads": "roi/crops", "train": TRAIN, "views": {"warp": MOVING, "light": DARK},

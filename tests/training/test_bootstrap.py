@@ -54,7 +54,7 @@ BLOCK = BootstrapParams(
     flips="both",
 )
 LINE = HeadsStartParams(
-    "heads", "features/trained", ProjectionParams(((0, 0),), 6, GRID, "image", 1.0, 8, 60), MODEL, BLOCK
+    "heads", "features/trained", ProjectionParams(((0, 0),), 6, GRID, "image", 1.0, 8, 60), MODEL, None, BLOCK
 )
 
 

@@ -32,8 +32,8 @@ class Origin:
     """Where a model comes from.
 
     reads: what it reads, below artifacts/ and without its suffix, features/<store> or roi/crops; made_of: fingerprint
-    of that; views: how a model that reads images sees them when it is trained, None of one that reads features; steps:
-    optimiser steps that it has been trained for, over all rounds.
+    of that; views: how training warps and lights the crops that it draws anew, None where its views are those of a
+    store; steps: optimiser steps that it has been trained for, over all rounds.
     """
 
     reads: str

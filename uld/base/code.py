@@ -68,11 +68,14 @@ def opens(stage: str, key: str | None, params: Tree) -> list[tuple[str, str]]:
             return [("diffusion", find(params, f"backbones.{find(params, 'backbone')}.kind"))]
         case "bootstrap":
             start = ("starts", find(params, f"{STARTS}.{key}.{MODEL}"))
-            return [start, _views(STARTS, key, params), _model(key, params), *_teacher(key, params)]
+            own = _views(STARTS, key, params), _model(key, params)
+            return [start, *own, *_drawn(key, params), *_teacher(key, params)]
         case "aggregate":
             return [_views(AGGREGATED, key, params), _model(key, params)]
-        case "cluster" | "train":
+        case "cluster":
             return [_method(ROUNDS, key, params), _views(ROUNDS, key, params), _model(key, params)]
+        case "train":
+            return [*opens("cluster", key, params), *_drawn(key, params)]
         case "discover":
             own = _views(ROWS, key, params), _model(_begins(ROWS, key, params), params)
             return [_method(ROWS, key, params), *own]
@@ -112,15 +115,29 @@ def _begins(table: str, key: str | None, params: Tree) -> str:
     return str(find(params, f"{table}.{key}.{BEGINS}"))
 
 
+def _drawn(name: str | None, params: Tree) -> list[tuple[str, str]]:
+    """What makes features of views drawn anew, where the start below asks for it and its trunk is not frozen."""
+    *above, start = _chain(name, params)
+    line = find(params, f"{STARTS}.{start}")
+    asks = line.get("views") is not None and _views(STARTS, start, params) == ("sources", "features")
+    frozen = any(one in (find(params, AGGREGATED) or {}) for one in above)
+    return [("sources", "drawn")] if asks and not frozen else []
+
+
 def _model(name: str | None, params: Tree) -> tuple[str, str]:
     """The model of a start, or of the start at the bottom of the chain of a round or of a start of `aggregated`."""
+    return "models", find(params, f"{STARTS}.{_chain(name, params)[-1]}.{MODEL}")
+
+
+def _chain(name: str | None, params: Tree) -> list[str | None]:
+    """A line and those that it begins at, down to a line of `starts`."""
     chain: list[str | None] = []
     while table := next((one for one in (ROUNDS, AGGREGATED) if name in (find(params, one) or {})), None):
         if name in chain:
             raise ParamsError(f"params.yaml: {table}.{name} starts from itself: give the first round a start.")
         chain.append(name)
         name = _begins(table, name, params)
-    return "models", find(params, f"{STARTS}.{name}.{MODEL}")
+    return [*chain, name]
 
 
 def _same_stages(root: Path, graph: Tree) -> None:

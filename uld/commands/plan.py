@@ -124,9 +124,11 @@ def ways(tree: dict[str, Any], one: Pass) -> Iterator[Way]:
     rests = any(_aggregated(tree, line) for line in (*tree["rounds"].values(), *tree["rows"].values()))
     resting = [line["start"] for line in tree["aggregated"].values()] or _with_trunk(tree)
     passes = [sum(_reads(tree, *one, split, some) for one in stores.items()) for some in ([], resting)]
-    online, once = (sum(views) * one.encode + count * one.read for count in passes)
+    drawn = [_drawn(tree, some) for some in ([], resting)]
+    encoded = [(sum(views) + new) * one.encode for new in drawn]
+    online, once = (encode + count * one.read for encode, count in zip(encoded, passes, strict=True))
+    fill, fill_once = (encode + (sum(views) + new) * one.read for encode, new in zip(encoded, drawn, strict=True))
     latents = {store.keep == "latents" for store in stores.values()}
-    fill = sum(views) * (one.encode + one.read)
     kept = latents == {False}
 
     def way(name: str, dims: int | None, latent: bool, flop: float, chosen: bool) -> Way:
@@ -142,7 +144,7 @@ def ways(tree: dict[str, Any], one: Pass) -> Iterator[Way]:
     ]
     yield from (replace(each, chosen=each.chosen and not rests) for each in plain)
     below = next((each for each in plain if rests and each.chosen), plain[-1])  # what the maps are made of stays
-    flop = once if below is plain[-1] else fill
+    flop = once if below is plain[-1] else fill_once
     maps = max((doctor.map_numbers(tree, name) for name in resting), default=0)
     written, read = runtime.batch_size() * _written(maps), READ * _ahead(tree) * maps
     held = max(below.memory + runtime.wanted_processes() * written, runtime.wanted_processes() * read)
@@ -165,8 +167,8 @@ def memory(tree: dict[str, Any], one: Pass, images: int, dims: int | None, laten
 
     Each of `ULD_NPROC` processes fills a store by batches of `ULD_BATCH` views, pixels in float32 and what is kept in
     float16, `IN_FLIGHT` of them, on a CPU the features of one in float32 too; sums up products of channels for the
-    reduction; samples features for training-free descriptors; and reads batches, in training ahead of their use.
-    Libraries, the network and clustering come on top.
+    reduction; samples features for training-free descriptors; and reads batches, in training ahead of their use, with
+    the crops beside them where it draws views anew. Libraries, the network and clustering come on top.
 
     Args:
         dims: channels of a reduction, None without one. latents: whether latents are kept in place of features.
@@ -185,8 +187,17 @@ def memory(tree: dict[str, Any], one: Pass, images: int, dims: int | None, laten
     filling = runtime.batch_size() * (pixels + _written(one.latent if latents else features))
     reducing = 0 if dims is None else 8 * sum(count**2 for count in one.maps.values())
     on_gpu = latents and runtime.device().type == "cuda"  # where features are made and used
-    reading = READ * _ahead(tree) * (one.latent if on_gpu else features)
+    reading = READ * _ahead(tree) * (one.latent if on_gpu else features) + _crops(tree, images)
     return runtime.wanted_processes() * max(filling, reducing, SAMPLE * max(samples), reading)
+
+
+def _crops(tree: dict[str, Any], images: int) -> int:
+    """Bytes of crops that training keeps to draw views of them, at most."""
+    if not _drawing(tree):
+        return 0
+    from uld.sources import pixel_views  # takes seconds to import
+
+    return pixel_views.kept_bytes(images, tree["roi"]["crop"])
 
 
 def _written(numbers: int) -> int:
@@ -247,18 +258,39 @@ def _reads(tree: dict[str, Any], name: str, store: StoreParams, split: tuple[int
     for start in (blocks.read(f"starts.{key}", tree) for key in tree["starts"]):
         if start.reads == here:
             total += train + (_views(start.train) * start.train.steps if hasattr(start, "train") else 0)
-
-    def reading(key: str) -> list[dict[str, str]]:
-        lines = [line for line in tree[key].values() if (_aggregated(tree, line) or line)["reads"] == here]
-        if tree["aggregated"]:
-            return [line for line in lines if not (frozen and _aggregated(tree, line))]
-        return [line for line in lines if _root(tree, line) not in frozen]
-
-    for line in reading("rounds"):
+    for line in _reading(tree, "rounds", here, frozen):
         trained = _training(tree, line)
         total += READS * HANDS * train + _views(trained) * trained.steps
     found = train + test * (1 + blocks.read("evaluate", tree).warps.count)
-    return total + len(reading("rows")) * (READS * HANDS * train + found)
+    return total + len(_reading(tree, "rows", here, frozen)) * (READS * HANDS * train + found)
+
+
+def _reading(tree: dict[str, Any], table: str, here: str, frozen: list[str]) -> list[dict[str, str]]:
+    """Rounds or rows that read the store `here`, and not what one of the trunks of `frozen` makes of it."""
+    lines = [line for line in tree[table].values() if (_aggregated(tree, line) or line)["reads"] == here]
+    if tree["aggregated"]:
+        return [line for line in lines if not (frozen and _aggregated(tree, line))]
+    return [line for line in lines if _root(tree, line) not in frozen]
+
+
+def _drawing(tree: dict[str, Any]) -> list[str]:
+    """The starts on features whose views training draws anew."""
+    lines = tree["starts"].items()
+    return [name for name, line in lines if line.get("views") is not None and line["reads"] != blocks.CROPS]
+
+
+def _drawn(tree: dict[str, Any], frozen: list[str]) -> int:
+    """How many of these reads are of views that training draws anew: the network sees them whatever is stored.
+
+    Args:
+        frozen: as of `_reads`.
+    """
+    total = 0
+    for name in _drawing(tree):
+        start = blocks.read(f"starts.{name}", tree)
+        rounds = [line for line in _reading(tree, "rounds", start.reads, frozen) if _root(tree, line) == name]
+        total += sum(_views(one) * one.steps for one in (start.train, *(_training(tree, line) for line in rounds)))
+    return total
 
 
 def speed(dtype: str) -> float:

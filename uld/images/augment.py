@@ -8,17 +8,15 @@ change that is off takes no time.
 import math
 from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 from kornia import enhance, filters
 from numpy.typing import NDArray
-from pydantic import Field
-from pydantic.dataclasses import dataclass as closed
 from torch import Tensor
 
-from uld.base.params import CLOSED
+from uld.images.light import BlurParams, CutoutParams, PhotometricParams
 
 GREY = 0.5  # what a cut-out square shows
 DARK = 1e-12  # spread of the channels that is taken at least: a grey pixel has no hue
@@ -30,38 +28,7 @@ SHARP = 0.01  # pixels: a Gaussian of this width changes nothing, and a narrower
 LEVELS = np.array([NormalDist().inv_cdf((level + 0.5) / 256) for level in range(256)], np.float32)
 LEVELS /= LEVELS.std()
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Values = NDArray[np.float32]
-
-
-@closed(frozen=True, config=CLOSED)
-class BlurParams:
-    """Gaussian blur of some views."""
-
-    sigma: Annotated[float, Field(ge=0)]  # pixels at most; 0: off
-    probability: Share  # of a view; 0: off
-
-
-@closed(frozen=True, config=CLOSED)
-class CutoutParams:
-    """A grey square over some views (DeVries and Taylor, 2017)."""
-
-    side: Share  # share of the view's side; 0: off
-    probability: Share  # of a view; 0: off
-
-
-@closed(frozen=True, config=CLOSED)
-class PhotometricParams:
-    """How much the look of a view changes; 0 switches a change off. A factor is drawn from 1 - value to 1 + value."""
-
-    brightness: Share  # of the factor of all values
-    contrast: Share  # of the factor of the difference from the view's mean grey
-    saturation: Share  # of the factor of the difference from each pixel's grey
-    hue: Annotated[float, Field(ge=0, le=0.5)]  # turn of the colour circle at most; 0.5: all hues
-    gamma: Annotated[float, Field(ge=0)]  # of the exponent: from 1 / (1 + value) to 1 + value, each way as likely
-    blur: BlurParams
-    noise: Annotated[float, Field(ge=0)]  # standard deviation at most, where white is 1
-    cutout: CutoutParams
 
 
 @dataclass(frozen=True)

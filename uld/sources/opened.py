@@ -36,11 +36,12 @@ class Opened:
         return Source(self.model, self.views)
 
 
-def open_model(start: str, warps: Warps | None = None, root: Path = ROOT) -> Opened:
+def open_model(start: str, warps: Warps | None = None, root: Path = ROOT, *, training: bool = False) -> Opened:
     """The model of a start or round.
 
     Args:
         warps: the evaluation's, of a model that reads images; a store of features holds them.
+        training: whether the model is to be trained: what draws its views anew (`Origin.views`) is opened.
 
     Raises:
         ArtifactError: it is missing, or what it reads is missing or not what it was made for.
@@ -48,19 +49,25 @@ def open_model(start: str, warps: Warps | None = None, root: Path = ROOT) -> Ope
     folder = root / "rounds" / start
     model, origin = load_model(folder).to(runtime.device()), read_origin(folder)
     boxes = read_boxes(root / "roi/boxes.csv")
-    views, made_of = open_views(origin, model.grid, boxes, warps, root)
+    views, made_of = open_views(origin, model.grid, boxes, warps, root, training=training)
     if made_of != origin.made_of:
         raise ArtifactError(f"{folder} was made for another {origin.reads}: run `dvc repro bootstrap`.")
     return Opened(model, origin, views, boxes)
 
 
 def open_views(
-    origin: Origin, grid: int, boxes: pd.DataFrame, warps: Warps | None = None, root: Path = ROOT
+    origin: Origin,
+    grid: int,
+    boxes: pd.DataFrame,
+    warps: Warps | None = None,
+    root: Path = ROOT,
+    *,
+    training: bool = False,
 ) -> tuple[TrainingViews, str]:
     """The views that a model of `origin` reads, and their fingerprint.
 
     Args:
-        grid: G of the model. boxes: boxes.csv. warps: see `open_model`.
+        grid: G of the model. boxes: boxes.csv. warps, training: see `open_model`.
 
     Raises:
         ArtifactError: a store is missing, or was made of other crops.
@@ -71,9 +78,8 @@ def open_views(
             f"{root / 'roi'}: {len(crops)} crops do not fit {len(boxes)} boxes: run `dvc repro -f roi`."
         )
     frames = Frames(crops.affine, corners(boxes), crops.inside, crops.size, grid)
-    found: tuple[TrainingViews, str] = sources.of(origin.reads).open_views(
-        origin, crops, frames, training_rows(boxes), warps, root
-    )
+    module = sources.of(origin.reads, drawn=training and origin.views is not None)
+    found: tuple[TrainingViews, str] = module.open_views(origin, crops, frames, training_rows(boxes), warps, root)
     return found
 
 

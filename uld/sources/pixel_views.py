@@ -6,25 +6,23 @@ are computed for a whole batch at once, on the device.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
-from pydantic.dataclasses import dataclass as closed
 from torch import Tensor
 
 from uld.artifacts.models import Origin
 from uld.base import ranks, runtime
-from uld.base.params import CLOSED, build
+from uld.base.params import build
 from uld.geometry import coords, sampling, warps
 from uld.geometry.coords import Affine
 from uld.geometry.frames import Frames
 from uld.geometry.warps import Warp
-from uld.images.augment import PhotometricParams, draw, photometric
+from uld.images.augment import draw, photometric
 from uld.images.crops import Crops, as_images
 from uld.models.base import Inputs, Model
+from uld.sources.augmentation import PixelViewParams, WarpParams
 from uld.sources.views import Batch, Flags, TrainingViews, View, Warps
 
 HELD = 2 * 2**30  # bytes of crops and masks that are kept in memory
@@ -33,32 +31,6 @@ READ = 256  # crops that are read at a time
 Rows = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
 Masks = NDArray[np.bool_]
-
-
-@closed(frozen=True, config=CLOSED)
-class BendParams:
-    """A thin-plate spline through n x n control points, each moved at random."""
-
-    displacement: Annotated[float, Field(ge=0, le=0.5)]  # share of the view's side at most, along x and y; 0: off
-    grid: Annotated[int, Field(ge=2, le=16)]  # n
-
-
-@closed(frozen=True, config=CLOSED)
-class WarpParams:
-    """How far views differ from the crop; 0 switches a change off."""
-
-    rotate: Annotated[float, Field(ge=0, le=180)]  # degrees at most, either way
-    scale: Annotated[float, Field(ge=0, lt=1)]  # of the factor, from 1 - scale to 1 + scale
-    shift: Annotated[float, Field(ge=0, le=1)]  # share of the view's side at most, along x and y
-    bend: BendParams
-
-
-@closed(frozen=True, config=CLOSED)
-class PixelViewParams:
-    """How training sees crops: each time warped and lit anew."""
-
-    warp: WarpParams
-    light: PhotometricParams
 
 
 class PixelViews(TrainingViews):
@@ -86,7 +58,7 @@ class PixelViews(TrainingViews):
         self.frames, self.rows = frames, rows
         self._params, self._device = params, runtime.device()
         self._any, size = pixels, frames.size
-        fits = 4 * len(rows) * size**2 <= held  # three bytes of colour and one of the mask a pixel
+        fits = _bytes(len(rows), size) <= held
         self._pixels, self._inside = (_held(read, rows) if fits else read for read in (pixels, inside))
         self.plain = View(coords.view(size), flipped=False)
         self.flips = [self.plain, View(coords.view(size, mirror=True), flipped=True)]
@@ -144,6 +116,15 @@ class PixelViews(TrainingViews):
         masks = torch.from_numpy(self._inside(rows)).to(self._device).flatten(1)
         x, y = at.clamp(0, self.frames.size - 1).unbind(2)
         return masks.gather(1, y * self.frames.size + x) & ((at >= 0) & (at < self.frames.size)).all(2)
+
+
+def kept_bytes(rows: int, size: int) -> int:
+    """Bytes of crops and masks that are kept in memory, at most: of so many training images, S pixels a side."""
+    return min(_bytes(rows, size), HELD)
+
+
+def _bytes(rows: int, size: int) -> int:
+    return 4 * rows * size**2  # three of colour and one of the mask a pixel
 
 
 def _held(read: Callable[[Rows], NDArray], rows: Rows) -> Callable[[Rows], NDArray]:

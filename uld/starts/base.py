@@ -53,7 +53,7 @@ class Start(ABC):
 
     @property
     def views(self) -> dict[str, Any] | None:
-        """How a model that reads images sees them when it is trained, as a JSON tree."""
+        """How training warps and lights the crops that it draws anew, as a JSON tree; None: its views are stored."""
         return None
 
     @abstractmethod

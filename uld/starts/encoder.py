@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from uld.base import random, runtime
 from uld.base.params import CLOSED
 from uld.models.encoder import Encoder, EncoderParams
-from uld.sources.pixel_views import PixelViewParams
+from uld.sources.augmentation import PixelViewParams
 from uld.starts.base import Made, Site, Start
 from uld.training.bootstrap import BootstrapParams, bootstrap
 

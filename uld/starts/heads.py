@@ -1,7 +1,8 @@
 """A start on frozen features: aggregator, descriptor head and detector head, trained on pairs of views (D-ULD, 3.2)."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -15,6 +16,7 @@ from uld.models import aggregator
 from uld.models.aggregator import Aggregator
 from uld.models.frozen import ProjectionParams
 from uld.models.heads import Heads, HeadsParams
+from uld.sources.augmentation import PixelViewParams
 from uld.sources.stored_views import StoredViews
 from uld.starts import frozen
 from uld.starts.base import Made, Site, Start
@@ -33,6 +35,8 @@ class HeadsStartParams:
         ProjectionParams  # of the training-free descriptors; with network.descriptor head only its grid and dims
     )
     network: HeadsParams
+    # of training, rounds included; null: those of the store's bank, else each is drawn anew and the network runs on it
+    views: PixelViewParams | None
     train: BootstrapParams
 
 
@@ -46,6 +50,11 @@ class HeadsStart(Start):
     def grid(self) -> int:
         """G."""
         return self.params.projection.grid
+
+    @property
+    def views(self) -> dict[str, Any] | None:
+        """Warps and changes of light of views that are drawn anew; None: training sees what is stored."""
+        return None if self.params.views is None else asdict(self.params.views)
 
     def make(self, site: Site) -> Made:
         """Build the model and train it."""
