@@ -37,7 +37,7 @@ def test_a_page_leaves_out_nothing_that_its_preset_sets_for_the_methods() -> Non
     preset = presets.load("paper")
     wanted = {".".join(key.split(".")[:3]).replace("[d]", "d").replace("*", "") for key in preset.changes}
     blocks = {key for key in wanted if key.startswith("methods.") and "full_vae" not in key}
-    assert blocks - spoken == {"methods.pose_proxy.cluster", "methods.mallis_d_detector.cluster"}
+    assert blocks - spoken == {"methods.pose_proxy.cluster"}
     assert set(preset.rounds) - {"duld_pp_full_vae"} == {
         key.removeprefix(ROUNDS) for key, _ in lines("docs/papers/d-uld.md") if key.startswith(ROUNDS)
     }

@@ -161,7 +161,7 @@ def test_the_network_of_a_store_sees_new_images(
 ) -> None:
     """With an autoencoder, a text, and images that are resized: as the store would hold them."""
     extractor, path = Extractor(backbone.load(sd_folder), replace(READOUT, timesteps=(24,)), 4), tmp_path / "x.zarr"
-    store, none = StoreParams(True, keep, VIEWS), np.empty((0, 2, 3))
+    store, none = StoreParams(True, keep, VIEWS, False), np.empty((0, 2, 3))
     extract.fill(path, extractor, crops32, photographs[1], store, ReduceParams(5, 4), 4, none, sd_folder)
     opened = open_store(path)
     found, name = network(opened), "l10_t24"

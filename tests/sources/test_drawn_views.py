@@ -57,7 +57,7 @@ def fill(tmp_path: Path, crops32: Crops, photographs: tuple[Path, pd.DataFrame],
         photographs[1].assign(score=1.0, provider="full").to_csv(tmp_path / "roi/boxes.csv", index=False)
         timesteps = (20, 140) if policy == "invert" else READOUT.timesteps
         readout = ReadoutParams(READOUT.layers, timesteps, policy, 50, "float32")
-        store, warp = StoreParams(True, keep, BANK), coords.view(SIZE, rotate=20)[None]  # type: ignore[arg-type]
+        store, warp = StoreParams(True, keep, BANK, False), coords.view(SIZE, rotate=20)[None]  # type: ignore[arg-type]
         reduction = ReduceParams(dims, 5) if dims else None
         extractor = Extractor(backbone.load(pixel_folder), readout, SEED)
         path = tmp_path / "features/trained.zarr"
@@ -283,7 +283,7 @@ def test_stopped_and_resumed(fill: Fill, monkeypatch: pytest.MonkeyPatch, worker
     monkeypatch.setenv("ULD_WORKERS", workers)
     root = fill()
     whole = made(root, steps=5)
-    asked = count(monkeypatch, 2)
+    asked = count(monkeypatch, 2, "matching")
     with pytest.raises(stop.Interrupted, match="bootstrap silk saved at step 3 of 5"):
         made(root, steps=5)
     assert (root / "state.pt").is_file() and alike(made(root, steps=5), whole)
