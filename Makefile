@@ -1,6 +1,6 @@
 # make repro   set up and run the pipeline on the embedded default
 # make test    set up and run the tests, in two processes (JOBS=4: in so many; TESTS=tests/base: those; --device cuda: there)
-# make once    what a change must pass and is slow for its worth: real compilation, each benchmark at its tiny size
+# make once    what a change must pass and is slow for its worth: real compilation, each benchmark at its tiny size, preset `paper`
 # make study NAME=ablation                  run the tables of a paper, in studies/ablation
 # make study NAME=ablation SEEDS="0 1 2"    with several seeds; figures in studies/ablation/seeds.csv
 # make copies  dvc.yaml, params.yaml and DVC's settings of the root to the studies and to what `uld new` writes
@@ -34,8 +34,8 @@ test: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 once: .venv/ready
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) --compile --benchmarks -m "compiles or benchmark" \
-		tests/test_benchmarks.py tests/diffusion/test_compiled.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) --compile --benchmarks --paper -m "compiles or benchmark or paper" \
+		tests/test_benchmarks.py tests/diffusion/test_compiled.py tests/pipeline/test_paper.py
 
 study: .venv/ready $(DATA_$(NAME))
 	@test -n "$(NAME)" -a -f "studies/$(NAME)/params.yaml" || { \

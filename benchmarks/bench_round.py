@@ -59,7 +59,8 @@ def labels(rows: int) -> Labels:
     grids = np.meshgrid([False, True], np.arange(rows), np.arange(K), indexing="ij")
     flipped, image, slot = (part.ravel() for part in grids)
     xy = random.rng(0, "bench-labels").uniform(8, SIDE - 8, (len(image), 2)).astype(np.float32)
-    return Labels(image, flipped.astype(np.bool_), slot, xy, np.ones(len(image), np.float32), np.ones(len(image), bool))
+    score, detected = np.ones(len(image), np.float32), np.ones(len(image), np.bool_)
+    return Labels(image, flipped.astype(np.bool_), slot, xy, score, detected, K)
 
 
 def stored(batch: Batch, views: StoredViews) -> list[int]:

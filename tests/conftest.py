@@ -21,7 +21,8 @@ from uld.images.crops import Crops
 hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one is slow now and then
 hypothesis.settings.load_profile("any machine")
 
-DEARER = {"compiles": "--compile", "benchmark": "--benchmarks"}  # what a run leaves out: marker, and the option for it
+# what a run leaves out: marker, and the option for it
+DEARER = {"compiles": "--compile", "benchmark": "--benchmarks", "paper": "--paper"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--moments", type=int, help="at how many random moments stages are interrupted, and killed: ten or so"
     )
+    parser.addoption("--paper", action="store_true", help="also run preset `paper`, rounds and all: two minutes")
     parser.addoption("--benchmarks", action="store_true", help="also start each benchmark at its tiny size")
 
 

@@ -273,7 +273,7 @@ def test_what_a_round_trains_on(project: Project) -> None:
 def test_labels_of_the_last_round(project: Project, tmp_path: Path) -> None:
     assert last_labels("frozen", project.root) is None
     number = np.arange(3)
-    labels = Labels(number, number < 0, number, np.ones((3, 2), np.float32), np.ones(3, np.float32), number > 0)
+    labels = Labels(number, number < 0, number, np.ones((3, 2), np.float32), np.ones(3, np.float32), number > 0, 3)
     write_labels(tmp_path / "rounds/duld-1/labels.h5", labels)
     found = last_labels("duld-1", tmp_path)
     assert found is not None

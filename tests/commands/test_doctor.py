@@ -72,6 +72,7 @@ def test_all_is_well(ready, uld) -> None:
         ({"roi__providers": ["torchvision"]}, "roi: torchvision", "fasterrcnn.pth is missing"),
         ({"roi__providers": ["transformers"]}, "roi: transformers", "weights/detr"),
         ({"backbone": "sd15"}, "backbone", "weights/stable-diffusion-v1-5"),
+        ({"starts__silk__network__published": "weights/dhf.pt"}, "start: silk", "starts.silk.network.published"),
         ({"seed": "zero"}, "params", "seed"),
         ({"backbone": "sd3"}, "params", "'sd3' is no line of backbones"),
         ({"report__row": "nope"}, "params", "'nope' is no line of rows"),

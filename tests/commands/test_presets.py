@@ -210,6 +210,31 @@ def test_a_key_that_is_not_there_is_named_and_nothing_is_written(project) -> Non
     assert path.read_bytes() == before
 
 
+def test_all_blocks_that_are_not_there_are_named(project, uld) -> None:
+    path = project / "params.yaml"
+    tree = params.load(path)
+    del tree["starts"]["silk"], tree["methods"]["duld_pp"], tree["evaluate"]["protocols"]
+    path.write_text(json.dumps(tree))
+    before = path.read_bytes()
+    done = uld("preset", "paper", "--write")
+    assert done.exit_code == 2
+    said = " ".join(done.output.split())
+    assert "has no starts.silk, methods.duld_pp, evaluate.protocols, which preset 'paper' changes" in said
+    assert "nothing is written" in said and "uld new" in said
+    assert path.read_bytes() == before
+
+
+def test_rounds_that_cannot_be_written_leave_all_as_it_was(project, uld) -> None:
+    path = project / "params.yaml"
+    assert uld("rounds", "duld", 25).exit_code == 0
+    row = "rows:\n  mid: {reads: features/trained, start: duld-22, method: duld}\n"
+    path.write_text(path.read_text().replace("rows:\n", row))
+    before = path.read_bytes()
+    done = uld("preset", "paper", "--write")
+    assert done.exit_code == 2 and "rows.mid starts from 'duld-22'" in " ".join(done.output.split())
+    assert path.read_bytes() == before
+
+
 def test_the_folder_must_exist() -> None:
     with pytest.raises(DataError, match="nowhere"):
         presets.load("folder", Path("nowhere"))

@@ -183,6 +183,7 @@ MORE: dict[str, tuple[str, str, str]] = {
     "a split of no photograph": ("split.csv", "a.png,train\nb.png,test\nz.png,test", "'z.png' names no file below"),
     "a photograph left out": ("split.csv", "a.png,train", "'b.png' is missing in it: add a line"),
     "a third split of heads": ("faces.csv", "a.png,val,1,2", "line 2: the split must be train or test"),
+    "a yaw of many turns": ("faces.csv", "a.png,train,1,1000", "line 2: yaw '1000' lies outside -180 to 180"),
     "a yaw in words": ("faces.csv", "a.png,train,1,left", "line 2: 'left' in column yaw is no number"),
 }
 

@@ -234,7 +234,7 @@ def test_each_flip_has_its_own_worst() -> None:
 def test_no_label_at_all() -> None:
     labels = to_labels(plain(), ROWS, [marks()], LabelParams(None, None), detections=False)
     columns = (labels.image, labels.flipped, labels.label, labels.xy, labels.score, labels.detected)
-    assert [len(value) for value in columns] == [0] * 6 and labels.count == 0
+    assert [len(value) for value in columns] == [0] * 6 and labels.count == 2
     assert health(plain(), ROWS, [marks()], labels, None)["labels_detected"] == 0
     before = to_labels(plain(), ROWS, [marks()], LabelParams(None, None))
     assert "label_change" not in health(plain(), ROWS, [marks()], labels, before)
@@ -247,7 +247,7 @@ def some(*lines: tuple[int, int, int, float, float]) -> Labels:
     """Lines of image, flipped, label, x, y."""
     image, flipped, number, x, y = map(np.array, zip(*lines, strict=True))
     xy = np.stack([x, y], 1).astype(np.float32)
-    return Labels(image, flipped > 0, number, xy, np.ones(len(x), np.float32), np.ones(len(x), bool))
+    return Labels(image, flipped > 0, number, xy, np.ones(len(x), np.float32), np.ones(len(x), bool), 4)
 
 
 def test_labels_as_a_table() -> None:

@@ -157,7 +157,7 @@ def some(*lines: tuple[int, int, int, float, float], source: Planted) -> Labels:
     xy = np.stack(
         [source.to_image(image[[i]], cells[None, [i]], VIEWS[view[i]])[0, 0] for i in range(len(image))]
     )  # fmt: skip
-    return Labels(image, view > 0, number, xy, np.ones(len(x), np.float32), np.ones(len(x), bool))
+    return Labels(image, view > 0, number, xy, np.ones(len(x), np.float32), np.ones(len(x), bool), 4)
 
 
 def read(source: Planted, image: int, view: int, x: float, y: float) -> np.ndarray:

@@ -26,7 +26,7 @@ def test_a_method_that_neither_labels_nor_trains(planted: Planted, name: str) ->
     with pytest.raises(ULDError, match="no rounds of self-training: choose another one in rounds"):
         method.label(given, landmarks)
     none = np.empty(0, np.int64)
-    labels = Labels(none, none > 0, none, np.empty((0, 2), np.float32), np.empty(0, np.float32), none > 0)
+    labels = Labels(none, none > 0, none, np.empty((0, 2), np.float32), np.empty(0, np.float32), none > 0, 0)
     absent: Any = None
     training = Training(labels, absent, np.random.default_rng, Path("state.pt"), "round once")
     assert kind.Train is None

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.labels import taken
 from tests.methods.conftest import MIRROR, PARTS, PLAIN, TURN, VIEWS, Course, Planted, task
 from tests.training.adam import ADAM
 from uld.artifacts.found import Found
@@ -212,11 +213,6 @@ def labelled(source: Any, landmarks: Landmarks, **changes: Any) -> Labels:
     return label(source, landmarks, **changes).labels
 
 
-def some(labels: Labels, index: Any) -> Labels:
-    """Those at an index."""
-    return Labels(**{name: value[index] for name, value in vars(labels).items() if name != "own"})
-
-
 @pytest.mark.parametrize(
     ("pool", "count", "many"), [("detections", PARTS, 1), ("pixels", PARTS + 1, 1), ("pixels", PARTS, 2)]
 )
@@ -239,19 +235,16 @@ def test_another_number_of_landmarks_begins_anew(planted: Planted) -> None:
     for count in (PARTS - 1, PARTS + 1):
         fresh, after = (discover(planted, count, one, over_clustering=2) for one in (None, previous))
         np.testing.assert_array_equal(after.landmarks.centroids, fresh.landmarks.centroids)
-    empty = some(previous, slice(0))
-    np.testing.assert_array_equal(
-        discover(planted, previous=empty).landmarks.centroids, discover(planted).landmarks.centroids
-    )
 
 
+@pytest.mark.parametrize("lost", [1, PARTS - 1])
 @pytest.mark.parametrize("many", [1, 2])
-def test_a_landmark_that_no_image_shows_starts_anew(planted: Planted, many: int) -> None:
+def test_a_landmark_that_no_image_shows_starts_anew(planted: Planted, many: int, lost: int) -> None:
     first = discover(planted).landmarks
     slots = parts_of(planted, first)
     previous = labelled(planted, first)
-    lost = some(previous, previous.label != 1)
-    again = discover(planted, previous=lost, over_clustering=many).landmarks
+    rest = taken(previous, previous.label != lost)
+    again = discover(planted, previous=rest, over_clustering=many).landmarks
     assert parts_of(planted, again) == slots  # of all points, only those of the lost one had no cluster
     assert np.linalg.norm(again.centroids, axis=1).min() > 0.7
 
@@ -409,7 +402,7 @@ def test_what_a_round_cannot_train_on(course: Course, labels: Labels) -> None:
     ):
         train(course.head().base, course.training(labels))
     with pytest.raises(ULDError, match="round one: its labels are empty: lower methods"):
-        train(course.head(), course.training(some(labels, slice(0))))
+        train(course.head(), course.training(taken(labels, slice(0))))
     head = course.head()
     torch.nn.init.constant_(list(head.descriptor_head.parameters())[-1], 50.0)
     with pytest.raises(ULDError, match="round one: all descriptors of an image have become alike"):

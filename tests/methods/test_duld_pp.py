@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.labels import taken
 from tests.methods.conftest import MIRROR, PARTS, PLAIN, VIEWS, Course, Planted, task
 from tests.training.adam import ADAM
 from uld.artifacts.found import Found
@@ -94,7 +95,7 @@ def truth(source: Planted, rows: np.ndarray = ROWS) -> Labels:
     image = np.tile(np.repeat(rows, PARTS), 2)
     flipped, slot = np.repeat([False, True], len(rows) * PARTS), np.tile(np.arange(PARTS), 2 * len(rows))
     xy = np.tile(source.to_image(rows, source.centres[rows]).reshape(-1, 2), (2, 1))
-    return Labels(image, flipped, slot, xy, np.ones(len(image), np.float32), np.ones(len(image), bool))
+    return Labels(image, flipped, slot, xy, np.ones(len(image), np.float32), np.ones(len(image), bool), PARTS)
 
 
 def discover(source: Planted, previous: Labels | None = None, **cluster: Any) -> Discovery:
@@ -178,12 +179,21 @@ def test_it_begins_at_a_round_with_as_many_landmarks(turning: Turning, name: str
             method(name).discover(task(turning, ROWS, count, previous))
 
 
+@pytest.mark.parametrize("name", ["pose_proxy", "duld_pp"])
+def test_it_goes_on_where_the_last_landmark_has_lost_its_labels(turning: Turning, name: str) -> None:
+    full = truth(turning)
+    rest = taken(full, full.label < PARTS - 1)
+    landmarks = method(name).discover(task(turning, ROWS, PARTS, rest)).landmarks
+    assert landmarks.centroids.shape[0] == PARTS
+    known = landmarks.centroids[: PARTS - 1, 1 : 1 + PARTS]
+    assert known.argmax(1).tolist() == list(range(PARTS - 1))  # the others keep their numbers
+
+
 @pytest.mark.parametrize("given", [True, False])
 def test_another_number_of_landmarks_is_found_anew(turning: Turning, given: bool) -> None:
     """Here of labels that know of one part fewer, or of none: it finds all parts, each in all poses."""
     full = truth(turning)
-    here = full.label < PARTS - 1
-    fewer = Labels(**{key: value[here] for key, value in vars(full).items() if key != "own"}) if given else None
+    fewer = replace(taken(full, full.label < PARTS - 1), count=PARTS - 1) if given else None
     anew = method(poses=CLUSTER | {"landmarks": PARTS, "prior": 1.0})
     landmarks = anew.discover(task(turning, ROWS, PARTS - 1, fewer)).landmarks
     assert landmarks.poses is not None and landmarks.poses.landmarks.shape[:2] == (POSES, PARTS)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.labels import taken
 from tests.methods.conftest import MIRROR, PARTS, PLAIN, VIEWS, Course, Planted, task
 from tests.training.adam import ADAM
 from uld.artifacts.labels import Labels
@@ -175,6 +176,6 @@ def test_models_that_a_round_cannot_train(planted: Planted, course: Course) -> N
         train(course.head().base, course.training(labels))
     with pytest.raises(ULDError, match="round one: its start has 4 heat maps, not one"):
         train(course.head().with_channels(4), course.training(labels))
-    empty = Labels(**{name: value[:0] for name, value in vars(labels).items() if name != "own"})
+    empty = taken(labels, slice(0))
     with pytest.raises(ULDError, match="round one: its labels are empty"):
         train(course.head(), course.training(empty))

@@ -152,9 +152,9 @@ def test_published_clean_image_comes_first(checkpoint: Callable[..., Path]) -> N
     [
         ({"maps": 12}, r"mixing_weights is \[12\] in the file and \[6\] for 6 maps of 3 layers.*readout.timesteps"),
         ({"channels": (6, 5, 2)}, r"bottleneck_layers.1.0.conv1.weight is \[96, 5, 1, 1\].* and \[96, 4, 1, 1\] for"),
-        ({"channels": (6, 4)}, r"bottleneck_layers.2.0.conv1.weight is None"),
-        ({"channels": (6, 4, 2, 2)}, r"bottleneck_layers.3.0.conv1.weight is .* and None for"),
-        ({"extra": torch.ones(1)}, r"extra is \[1\] in the file and None"),
+        ({"channels": (6, 4)}, r"bottleneck_layers.2.0.conv1.weight is not there in the file"),
+        ({"channels": (6, 4, 2, 2)}, r"bottleneck_layers.3.0.conv1.weight is .* and not there for"),
+        ({"extra": torch.ones(1)}, r"extra is \[1\] in the file and not there"),
     ],
 )
 def test_published_refuses_other_features(
@@ -180,10 +180,17 @@ def test_published_refuses_other_files(tmp_path: Path) -> None:
     contents.append({"aggregation_network": {"mixing_weights": 1}})
     for content in contents:
         torch.save(content, path)
-        with pytest.raises(ULDError, match=r"some.pt is missing or no checkpoint"):
+        with pytest.raises(ULDError, match=r"some.pt is no checkpoint .*published to null"):
             published(path, NAMES, CHANNELS, GRID)
     assert not (tmp_path / "executed").exists()
     for raw in (b"", b"some text", path.read_bytes()[:200], None):
         path.unlink() if raw is None else path.write_bytes(raw)
-        with pytest.raises(ULDError, match=r"some.pt is missing or no checkpoint"):
+        with pytest.raises(ULDError, match=rf"some.pt is {'missing' if raw is None else 'no checkpoint'}"):
             published(path, NAMES, CHANNELS, GRID)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_published_refuses_weights_that_are_not_finite(checkpoint: Callable[..., Path], value: float) -> None:
+    broken = {"bottleneck_layers.1.0.conv3.norm.bias": torch.full((384,), value)}
+    with pytest.raises(ULDError, match=r"published.pt is damaged, bottleneck_layers.1.0.conv3.norm.bias is not finite"):
+        published(checkpoint(**broken), NAMES, CHANNELS, GRID)

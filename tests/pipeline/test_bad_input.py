@@ -4,11 +4,17 @@ Here is a mistake of each kind of input; tests/datasets, tests/base/test_params.
 """
 
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from smoke.project import Project, refused
+from tests.models.test_aggregator import save_checkpoint
+
+ROWS = ["mean_shape", "zeroshot", "duld", "duld_pp", "pixels"]
 
 
 def test_an_empty_folder(fresh: Project) -> None:
@@ -68,6 +74,60 @@ def test_a_wrong_key(fresh: Project, old: str, new: str, words: list[str]) -> No
 def test_more_landmarks_than_points(project: Project) -> None:
     project.set(**{"rows.zeroshot.landmarks": 100_000})
     refused(project.stage("discover", "zeroshot"), "100000 clusters of 4800 points", "fewer landmarks")
+
+
+def test_two_files_that_contradict_each_other(fresh: Project) -> None:
+    photos = fresh.root / "photos"
+    (photos / "landmarks-anna.csv").write_text("image,x_nose,y_nose\np00/0.png,20,30\n")
+    (photos / "landmarks-ben.csv").write_text("image,x_nose,y_nose\np00/0.png,60,30\n")
+    words = ["landmarks-anna.csv", "'nose'", "'p00/0.png'", "(20, 30)", "landmarks-ben.csv", "(60, 30)", "correct one"]
+    refused(fresh.stage("data"), *words)
+
+
+def test_a_yaw_out_of_range(fresh: Project) -> None:
+    path = fresh.root / "photos/split.csv"
+    pd.read_csv(path).assign(yaw=[200.0, *[0.0] * 23]).to_csv(path, index=False)
+    refused(fresh.stage("data"), "split.csv, line 2: yaw '200.0' lies outside -180 to 180 degrees", "correct it")
+
+
+def test_a_protocol_that_needs_other_points(project: Project) -> None:
+    """It is no error: all else is scored, and the reason stands in the metrics and on the page."""
+    project.set(**{"evaluate.protocols": ["canonical", "tusk-wild"]})
+    reason = "needs 5 points, this mark-up has 6"
+    assert f"tusk-wild points is not scored: {reason}" in project.stages(*(f"regress@{row}" for row in ROWS))
+    project.stages(*(f"evaluate@{row}" for row in ROWS), "report")
+    for row in ROWS:
+        tree = project.metrics(row)
+        assert tree["canonical"]["points"]["dense"] and "tusk-wild" not in tree
+        assert tree["unscored"]["tusk-wild"] == {"points": reason}
+    assert f"<code>tusk-wild.points</code> (every row): {reason}" in (project.root / "report/index.html").read_text()
+
+
+# --- starts ---
+
+
+# of the aggregator's weights: the smoke run has two layers of 32 and 16 channels, at one timestep
+CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no file": (lambda path: None, "is missing: put the checkpoint there"),
+    "another format": (lambda path: torch.save({"state_dict": {}}, path), "is no checkpoint of Diffusion Hyper"),
+    "too few layers": (lambda path: save_checkpoint(path, (32,), 2), "was made for other features: bottleneck"),
+    "NaN": (
+        lambda path: save_checkpoint(path, (32, 16), 2, mixing_weights=torch.tensor([1, torch.nan])),
+        "is damaged, mixing_weights is not finite",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+def test_a_checkpoint_that_does_not_fit(project: Project, kind: str) -> None:
+    """What an earlier run has made of the start stays."""
+    write, words = CHECKPOINTS[kind]
+    before = project.files("artifacts/rounds/silk")
+    (project.root / "weights").mkdir()
+    write(project.root / "weights/published.pt")
+    project.set(**{"starts.silk.network.published": "weights/published.pt", "starts.silk.network.hidden": 32})
+    refused(project.stage("bootstrap", "silk"), f"weights/published.pt {words}", "published to null")
+    assert project.files("artifacts/rounds/silk") == before
 
 
 # --- backbone, layers, stores ---

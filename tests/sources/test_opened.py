@@ -132,7 +132,7 @@ def test_training_rows(tex: Texture) -> None:
 def test_the_labels_that_a_model_was_trained_on(root: Path) -> None:
     assert last_labels("frozen", root) is None
     one, yes = np.array([3]), np.array([True])
-    labels = Labels(one, yes, one, np.ones((1, 2), np.float32), np.ones(1, np.float32), yes)
+    labels = Labels(one, yes, one, np.ones((1, 2), np.float32), np.ones(1, np.float32), yes, 4)
     write_labels(root / "rounds/frozen/labels.h5", labels)
     found = last_labels("frozen", root)
     assert found is not None and found.image.tolist() == [3] and found.count == 4

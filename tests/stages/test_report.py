@@ -128,7 +128,7 @@ def labels(pose: np.ndarray | None = None) -> Labels:
     own = {} if pose is None else {POSE: pose}
     return Labels(
         np.arange(TRAIN), nothing > 0, nothing.astype(int), np.zeros((TRAIN, 2), np.float32),
-        nothing.astype(np.float32), nothing > 0, own,
+        nothing.astype(np.float32), nothing > 0, 1, own,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.labels import taken
 from tests.training.adam import ADAM
 from uld.artifacts.labels import Labels
 from uld.sources.views import Batch
@@ -46,7 +47,7 @@ def labels() -> Labels:
     """Landmark 1 in all images and both flips but for row 8; x tells the row, y the flip that was labelled."""
     image, flipped = np.array([3, 5, 9, 3, 5, 9]), np.repeat([False, True], 3)
     xy = np.stack([image, flipped], 1).astype(np.float32)
-    return Labels(image, flipped, np.ones(6, np.int64), xy, np.ones(6, np.float32), np.ones(6, bool))
+    return Labels(image, flipped, np.ones(6, np.int64), xy, np.ones(6, np.float32), np.ones(6, bool), 2)
 
 
 def images(rows: Any = None) -> LabelledImages:
@@ -76,7 +77,7 @@ def test_pairs_carry_the_labels_of_their_row_and_flip(rows: Any) -> None:
 
 
 def test_a_flip_without_labels_is_not_drawn() -> None:
-    plain = Labels(**{name: value[:3] for name, value in vars(labels()).items() if name != "own"})
+    plain = taken(labels(), slice(3))
     views: Any = FakeViews()
     batch = draw_pairs(LabelledImages(plain, views, []), PARAMS, np.random.default_rng(0))[0]
     assert not batch.flipped.any()

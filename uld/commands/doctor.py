@@ -148,6 +148,9 @@ def _run(tree: dict[str, Any]) -> Iterator[Line]:
     for name in tree["roi"]["providers"]:
         yield _finding(f"roi: {name}", lambda name=name: _provider(name, tree))  # type: ignore[misc]
     yield _finding("backbone", lambda: _backbone(tree))
+    for name in tree["starts"]:
+        for key, file in _begun_from(tree, name):
+            yield _finding(f"start: {name}", lambda key=key, file=file: _file(key, file))  # type: ignore[misc]
     yield _finding("disk", lambda: _disk(tree))
 
 
@@ -203,6 +206,22 @@ def _backbone(tree: dict[str, Any]) -> str:
     if backbone.encodes(root) and not _installed("transformers"):
         raise NotInstalled("the text encoder needs `pip install 'uld[sd]'`, or store empty_prompt.safetensors.")
     return f"{tree['backbone']}: {root}"
+
+
+def _begun_from(tree: dict[str, Any], start: str) -> Iterator[tuple[str, str]]:
+    """Key and path of the files of weights that a start reads."""
+    for key in (f"starts.{start}.network.published", f"starts.{start}.train.keypoints.weights"):
+        node: Any = tree
+        for name in key.split("."):
+            node = node.get(name) if isinstance(node, dict) else None
+        if node:
+            yield key, str(node)
+
+
+def _file(key: str, file: str) -> str:
+    if not Path(file).is_file():
+        raise ULDError(f"{file} is no file: put it there, or mend {key}.")
+    return file
 
 
 def _remote(block: TrainParams | pinned.PinnedParams) -> bool:

@@ -42,18 +42,29 @@ def load(path: Path) -> CommentedMap:
     return tree
 
 
+def absent(tree: CommentedMap, key: str) -> str | None:
+    """The block that a dotted key lacks: its shortest part that is not there. None: all of it is there."""
+    node: Any = tree
+    parts = key.split(".")
+    for number, name in enumerate(parts, 1):
+        if not isinstance(node, dict) or name not in node:
+            return ".".join(parts[:number])
+        node = node[name]
+    return None
+
+
 def put(tree: CommentedMap, key: str, value: Any, where: Path) -> None:
     """Replace the value at the dotted `key`; one that is equal already keeps its layout.
 
     Raises:
         ParamsError: there is no such key in the file `where`.
     """
+    if absent(tree, key) is not None:
+        raise ParamsError(f"{where}: key '{key}' is missing, so it cannot be changed: add it first.")
     *above, last = key.split(".")
     node: Any = tree
     for name in above:
-        node = node.get(name) if isinstance(node, dict) else None
-    if not isinstance(node, dict) or last not in node:
-        raise ParamsError(f"{where}: key '{key}' is missing, so it cannot be changed: add it first.")
+        node = node[name]
     if node[last] != value or isinstance(node[last], bool) != isinstance(value, bool):  # True == 1
         node[last] = deepcopy(value)  # the same list in two places would become an anchor and an alias
 

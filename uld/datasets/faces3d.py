@@ -10,7 +10,7 @@ from uld.artifacts.files import SPLITS
 from uld.base import given
 from uld.base.errors import DataError
 from uld.base.params import CLOSED
-from uld.datasets import markup, tables
+from uld.datasets import markup, splits, tables
 from uld.datasets.base import Dataset
 from uld.datasets.markup import five
 
@@ -44,7 +44,7 @@ class Faces3d(Dataset):
             raise DataError(f"{path} is missing: make the faces with `{self.makes.format(source=self.source)}`.")
         kinds = {"image": str, "person": str, "split": str}
         read = tables.read(path, list(COLUMNS), f"{','.join(COLUMNS)} and points", dtype=kinds, keep_default_na=False)
-        table = read.frame[list(COLUMNS)].assign(yaw=read.numbers(["yaw"])[:, 0])
+        table = read.frame[list(COLUMNS)].assign(yaw=splits.degrees(read))
         read.refuse(~table["split"].isin(SPLITS).to_numpy(), lambda _: "the split must be train or test: correct it.")
         read.refuse(table["image"].duplicated().to_numpy(), lambda _: "the image is listed twice: keep one line.")
         return table.rename(columns={"person": "group"}).sort_values("image", ignore_index=True)

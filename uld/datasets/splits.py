@@ -96,10 +96,19 @@ def _yaw(read: tables.Table) -> NDArray[np.float64]:
     read.needs(["yaw"], SAYS)
     told = read.frame["yaw"]
     read.frame["yaw"] = told.mask(told == "")
-    yaw = read.numbers(["yaw"])[:, 0]
+    return degrees(read)
+
+
+def degrees(read: tables.Table) -> NDArray[np.float64]:
+    """The column `yaw` (N,).
+
+    Raises:
+        DataError: one of them is no number, or lies outside -180 to 180 degrees.
+    """
+    yaw, told = read.numbers(["yaw"])[:, 0], read.frame["yaw"]
     read.refuse(
         np.abs(yaw) > MOST_YAW,
-        lambda row: f"yaw '{short(told[row])}' lies outside -{MOST_YAW} to {MOST_YAW} degrees: correct it.",
+        lambda row: f"yaw '{short(str(told[row]))}' lies outside -{MOST_YAW} to {MOST_YAW} degrees: correct it.",
     )
     return yaw
 

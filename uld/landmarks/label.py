@@ -159,14 +159,15 @@ def to_labels(source: Source, rows: Rows, marked: list[Found], params: LabelPara
         xy = source.to_image(rows[image], cells[:, None], view)[:, 0]
         parts.append((rows[image], np.full(len(image), view.flipped), slot, xy, score, taken))
     image, flipped, slot, xy, score, detected = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Labels(image, flipped, slot, xy, score, detected)
+    return Labels(image, flipped, slot, xy, score, detected, marked[0].xy.shape[1])
 
 
 def of_pool(points: Pool, label: NDArray[np.int64], centroids: NDArray[np.float32]) -> Labels:
     """Detections and the label (M,) of each as what a round is trained on."""
     x = points.descriptor
     score = np.concatenate([cosine(x[piece], centroids[label[piece]]) for piece in pieces(len(label))])
-    return Labels(points.image, points.flipped, label, points.xy, score, np.ones(len(label), dtype=np.bool_))
+    detected = np.ones(len(label), dtype=np.bool_)
+    return Labels(points.image, points.flipped, label, points.xy, score, detected, len(centroids))
 
 
 def mirrored(labels: Labels, turns: NDArray[np.int64]) -> Labels:

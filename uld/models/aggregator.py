@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from uld.base.errors import ULDError
 from uld.geometry.sampling import resized
 
+_WITHOUT = "set starts.*.network.published to null"  # as a remedy
 PUBLISHED = {"middle": 96, "width": 384, "groups": 32}  # the sizes of Diffusion Hyperfeatures (NeurIPS 2023)
 
 
@@ -117,7 +118,7 @@ def published(path: Path, names: list[str], channels: list[int], grid: int) -> A
         grid: G, 64 as published.
 
     Raises:
-        ULDError: the file is missing or no such checkpoint, or was made for other layers or timesteps.
+        ULDError: the file is missing or no such checkpoint, was made for other layers or timesteps, or is damaged.
     """
     order = sorted(range(len(names)), key=lambda i: (int(names[i].split("_t")[1]), names[i]))
     model = Aggregator(
@@ -125,18 +126,27 @@ def published(path: Path, names: list[str], channels: list[int], grid: int) -> A
     )
     try:
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)["aggregation_network"]
-        have = {name: list(value.shape) for name, value in state.items()}
+        have = {name: _shape(value) for name, value in state.items()}
+    except FileNotFoundError as error:
+        raise ULDError(f"{path} is missing: put the checkpoint there, or {_WITHOUT}.") from error
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, LookupError, TypeError, AttributeError) as error:
         raise ULDError(
-            f"{path} is missing or no checkpoint of Diffusion Hyperfeatures: name a published one."
+            f"{path} is no checkpoint of Diffusion Hyperfeatures: name a published one, or {_WITHOUT}."
         ) from error
-    want = {name: list(value.shape) for name, value in model.state_dict().items()}
+    want = {name: _shape(value) for name, value in model.state_dict().items()}
     wrong = [name for name in {**want, **have} if want.get(name) != have.get(name)]
     if wrong:
         raise ULDError(
-            f"{path} was made for other features: {wrong[0]} is {have.get(wrong[0])} in the file and "
-            f"{want.get(wrong[0])} for {len(names)} maps of {len(model.bottleneck_layers)} layers. "
-            f"Set readout.layers and readout.timesteps to those of the checkpoint and reduce to null."
+            f"{path} was made for other features: {wrong[0]} is {have.get(wrong[0], 'not there')} in the file and "
+            f"{want.get(wrong[0], 'not there')} for {len(names)} maps of {len(model.bottleneck_layers)} layers. "
+            "Set layers and timesteps of readout and of the start's network to those of the checkpoint, and reduce to "
+            f"null; or {_WITHOUT}."
         )
+    if broken := [name for name, value in state.items() if not value.isfinite().all()]:
+        raise ULDError(f"{path} is damaged, {broken[0]} is not finite: fetch the file again, or {_WITHOUT}.")
     model.load_state_dict(state)
     return model.eval()
+
+
+def _shape(value: Tensor) -> list[int]:
+    return list(value.shape)

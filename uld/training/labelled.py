@@ -62,6 +62,6 @@ def trainable(model: Model, training: Training) -> Headed:
         raise ULDError(f"{name}: a round needs a model to train: start it from a start of model heads or encoder.")
     if model.channels != 1:
         raise ULDError(f"{name}: its start has {model.channels} heat maps, not one: start it from an earlier round.")
-    if not training.labels.count:
+    if not len(training.labels.image):
         raise ULDError(f"{name}: its labels are empty: lower methods.*.cluster.detect.threshold or raise min_points.")
     return model

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from ruamel.yaml.comments import CommentedMap
 
-from uld.base import params
+from uld.base import params, writing
 from uld.base.errors import DataError, ParamsError
 from uld.commands import edit, rounds
 
@@ -91,12 +91,21 @@ def apply(preset: Preset, path: Path) -> tuple[CommentedMap, list[Change]]:
     """params.yaml with the preset, not yet saved, and what changes in it.
 
     Raises:
-        ParamsError: params.yaml lacks one of the keys.
+        ParamsError: params.yaml lacks some of the blocks; all are named.
     """
     tree = edit.load(path)
+    lacking: list[str] = []
     for pattern, value in preset.changes.items():
         for key in _fitting(tree, pattern.split(".")):
-            edit.put(tree, key, value, path)
+            if block := edit.absent(tree, key):
+                lacking.append(block)
+            else:
+                edit.put(tree, key, value, path)
+    if lacking:
+        raise ParamsError(
+            f"{path} has no {', '.join(dict.fromkeys(lacking))}, which preset '{preset.name}' changes; nothing is "
+            "written. Copy what is missing from the params.yaml of a new project: `uld new FOLDER --images PATH`."
+        )
     # from the text, where a block that is merged into others (`<<: *frozen`) takes them along
     return tree, list(_changes(params.load(path), edit.plain(tree)))
 
@@ -152,6 +161,22 @@ def hydra(value: Any) -> str:
     return str(value)
 
 
+def _write(path: Path, tree: CommentedMap, many: dict[str, int]) -> None:
+    """Save params.yaml with its rounds; as it was if these cannot be written.
+
+    Raises:
+        ParamsError: as `rounds.chain`.
+    """
+    before = path.read_bytes()
+    edit.save(path, tree)
+    try:
+        for method, count in many.items():
+            rounds.chain(path, method, count)
+    except ParamsError:
+        writing.write(path, before)
+        raise
+
+
 # --- on the terminal ---
 
 
@@ -178,9 +203,7 @@ def show(preset: Preset, path: Path, write: bool) -> None:
     if preset.note:
         print(f"\n{preset.note}")
     if write:
-        edit.save(path, tree)
-        for method, count in many.items():
-            rounds.chain(path, method, count)
+        _write(path, tree, many)
         print(f"\n{path} is changed: run `dvc repro`.")
     elif many:
         print("\nTo write it, add --write.")
