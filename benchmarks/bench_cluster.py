@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from timing import report, run, same
 
 from uld.base import random, runtime
-from uld.cluster import kmeans
+from uld.cluster import kmeans, search
 from uld.cluster.spool import Spool
 from uld.landmarks import label, match
 from uld.landmarks.detect import Points
@@ -64,13 +64,13 @@ def held(images: int, each: int, size: int, cap: int) -> Labelled:
     image, xy, x = (np.concatenate(column) for column in zip(*parts, strict=True))
     assert np.isfinite(x).all()
     used = x[np.sort(random.rng(0, "fit").choice(len(x), cap, replace=False))] if len(x) > cap else x
-    with threadpool_limits(runtime.threads() if used.size * K > kmeans.ONE_THREAD else 1):
+    with threadpool_limits(runtime.threads() if used.size * K > search.ONE_THREAD else 1):
         limits = {"max_points_per_centroid": len(used), "min_points_per_centroid": 1}
         trainer = faiss.Kmeans(size, K, niter=ITERATIONS, **limits)
         trainer.train(used, init_centroids=kmeans._fill_empty(used, start(size, K)))
     centroids = np.asarray(trainer.centroids, dtype=np.float32)
     for _ in range(2):  # once for the clusters, once for the labels
-        with threadpool_limits(runtime.threads() if x.size * K > kmeans.ONE_THREAD else 1):
+        with threadpool_limits(runtime.threads() if x.size * K > search.ONE_THREAD else 1):
             distance, number = faiss.knn(x, centroids, 1)
     own = np.asarray(number[:, 0], dtype=np.int64)
     best = match.exemplars(image, own, np.asarray(distance[:, 0], dtype=np.float32))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from uld.cluster import kmeans, spool
+from uld.cluster import kmeans, search, spool
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
     monkeypatch.setattr(faiss, "Kmeans", trainer)
     monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", index, raising=False)
-    monkeypatch.setattr(kmeans.runtime, "device", lambda: torch.device("cuda"))
-    monkeypatch.setattr(kmeans, "ONE_THREAD", 10_000)
+    monkeypatch.setattr(search.runtime, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(search, "ONE_THREAD", 10_000)
     return calls
 
 
@@ -54,6 +54,6 @@ def test_not_for_little_work(asked: list[str]) -> None:
 
 
 def test_not_against_the_device_that_was_chosen(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kmeans.runtime, "device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(search.runtime, "device", lambda: torch.device("cpu"))
     fit()
     assert asked == []

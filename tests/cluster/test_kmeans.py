@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
 from uld.base.errors import ULDError
-from uld.cluster import kmeans
+from uld.cluster import kmeans, search
 from uld.cluster.kmeans import fit
 
 CENTRES = 20 * np.random.default_rng(7).normal(size=(6, 5)).astype(np.float32)
@@ -65,7 +65,7 @@ def test_same_seed_same_result_whatever_the_threads(monkeypatch: pytest.MonkeyPa
     x, _ = blobs(3)
     first = run(x, 8, seed=4, cap=1000, restarts=2)
     monkeypatch.setenv("ULD_THREADS", "2")
-    monkeypatch.setattr(kmeans, "ONE_THREAD", 0)
+    monkeypatch.setattr(search, "ONE_THREAD", 0)
     before = torch.get_num_threads()
     second = run(x, 8, seed=4, cap=1000, restarts=2)
     assert torch.get_num_threads() == before

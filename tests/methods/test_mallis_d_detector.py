@@ -331,6 +331,7 @@ def test_of_two_landmarks_that_turn_into_one_the_more_similar_stays() -> None:
         np.vstack([xy, [7, 7]]),
         np.append(score, 1),
         np.ones(6, dtype=bool),
+        3,
     )
     found = mirrored(labels, np.array([2, 2, 0]))
     np.testing.assert_array_equal(found.flipped, [False] * 5 + [True] * 3)

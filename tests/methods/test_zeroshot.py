@@ -9,7 +9,7 @@ from tests.methods.conftest import MIRROR, PLAIN, Planted, task
 from uld.artifacts.found import Found
 from uld.base.errors import ULDError
 from uld.base.params import build
-from uld.cluster import kmeans
+from uld.cluster import kmeans, search
 from uld.landmarks.draw import DrawParams, describe, draw
 from uld.methods import load
 from uld.methods.base import Discovery, Method
@@ -109,7 +109,7 @@ def test_more_landmarks_than_points(planted: Planted) -> None:
 
 def test_torch_and_faiss_share_threads(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ULD_THREADS", "2")
-    monkeypatch.setattr(kmeans, "ONE_THREAD", 0)
+    monkeypatch.setattr(search, "ONE_THREAD", 0)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     for seed in range(3):

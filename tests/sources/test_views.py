@@ -101,7 +101,7 @@ def test_an_error_is_raised_where_it_belongs(monkeypatch: pytest.MonkeyPatch, wo
 
 def test_the_table_of_what_models_read() -> None:
     """Literal, so that dependencies can be read off the code; a line for each folder below artifacts/."""
-    assert set(sources.VIEWS) == {"features", "roi"}
+    assert set(sources.VIEWS) == {"features", "roi", "drawn"}
     for reads, kind in (("roi/crops", PixelViews), ("features/any", StoredViews)):
         module = sources.of(reads)
         assert sources.VIEWS[reads.split("/")[0]] == f"{module.__name__}:{kind.__name__}"

@@ -1,10 +1,7 @@
 """k-means: k-means++ seeds by scikit-learn, Lloyd iterations by faiss, nothing sampled behind the caller's back."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
-from math import prod
 from typing import Annotated
 
 import faiss
@@ -12,19 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass as closed
-from threadpoolctl import ThreadpoolController, threadpool_limits
 
-from uld.base import runtime
 from uld.base.errors import ULDError
 from uld.base.params import CLOSED
+from uld.cluster import search
 from uld.cluster.spool import Table, pieces
 
 log = logging.getLogger(__name__)
 
 SEEDING_POINTS = 50_000  # k-means++ draws its seeds among so many points; the iterations use all of them
-# multiply-adds an iteration up to which one thread serves, and a GPU does not pay: with several threads, faiss takes 30
-# times longer on busy cores
-ONE_THREAD = 2 * 10**9
 
 
 @closed(frozen=True, config=CLOSED)
@@ -85,7 +78,7 @@ def fit(
         log.warning("k-means is fitted on %d of %d points (cap)", cap, len(x))
         used = x[np.sort(rng.choice(len(x), cap, replace=False))]
     starts = _seeds(used, k, rng, restarts) if init is None else [_fill_empty(used, init)]
-    with _pools().limit(limits=_threads(used.size * k)):
+    with search.threads(used.size * k):
         centroids, _ = min((_lloyd(used, start, iterations) for start in starts), key=lambda run: run[1])
         labels, distance = nearest(x, centroids)
     counts = np.bincount(labels, minlength=k)
@@ -106,33 +99,9 @@ def fitted(
 def nearest(x: Table, centroids: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Nearest centroid of each point: label (M,) and squared L2 distance (M,)."""
     label, distance = np.empty(len(x), dtype=np.int64), np.empty(len(x), dtype=np.float32)
-    for piece, near, which in neighbours(x, centroids, 1):
+    for piece, near, which in search.neighbours(x, centroids, 1):
         distance[piece], label[piece] = near[:, 0], which[:, 0]
     return label, distance
-
-
-def neighbours(
-    x: Table, others: NDArray[np.float32], k: int
-) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.int64]]]:
-    """The k nearest of `others` (N, D), N at least k, to points (M, D); none is left out of the search.
-
-    Yields:
-        A piece of the points, squared L2 distances (m, k), rising, and numbers (m, k) in `others`.
-    """
-    work = prod(x.shape) * len(others)
-    index = None
-    if on_gpu(work):
-        index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatL2(others.shape[1]))
-        index.add(others)
-    for piece in pieces(len(x)):
-        with _pools().limit(limits=_threads(work)):
-            found = faiss.knn(x[piece], others, k) if index is None else index.search(x[piece], k)
-        yield piece, *found
-
-
-def on_gpu(work: int) -> bool:
-    """Whether to give faiss's GPUs `work` multiply-adds: there are some (extra `gpu`) and `ULD_DEVICE` is one."""
-    return work > ONE_THREAD and runtime.device().type == "cuda" and faiss.get_num_gpus() > 0
 
 
 def of(x: Table, centroids: NDArray[np.float32]) -> Clusters:
@@ -155,22 +124,12 @@ def _check(x: Table, k: int, cap: int) -> None:
         raise ULDError(f"{bad} of {len(x)} descriptors are not finite: the features are broken, make them anew.")
 
 
-@cache
-def _pools() -> ThreadpoolController:
-    """The thread pools that faiss computes in; to look for them takes longer than to place an image's points."""
-    return ThreadpoolController()
-
-
-def _threads(work: int) -> int:
-    return runtime.threads() if work > ONE_THREAD else 1
-
-
 def _seeds(x: NDArray[np.float32], k: int, rng: np.random.Generator, restarts: int) -> list[NDArray[np.float32]]:
     """k-means++ seeds (K, D), anew for each restart (Arthur and Vassilvitskii 2007)."""
     from sklearn.cluster import kmeans_plusplus  # two seconds, and finding the nearest centroid needs none
 
     seeds = []
-    with threadpool_limits(_threads(x.size * k)):
+    with search.threads(x.size * k):
         for _ in range(restarts):
             some = x
             if len(x) > max(SEEDING_POINTS, k):
@@ -187,7 +146,7 @@ def _lloyd(x: NDArray[np.float32], start: NDArray[np.float32], iterations: int) 
     k, size = start.shape
     # faiss by itself fits on 256 points a cluster at most and warns below 39
     points = {"max_points_per_centroid": len(x), "min_points_per_centroid": 1}
-    trainer = faiss.Kmeans(size, k, niter=iterations, gpu=on_gpu(x.size * k * iterations), **points)
+    trainer = faiss.Kmeans(size, k, niter=iterations, gpu=search.on_gpu(x.size * k * iterations), **points)
     trainer.train(x, init_centroids=start)
     centroids = np.asarray(trainer.centroids, dtype=np.float32)
     _, distance = nearest(x, centroids)

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from uld.cluster.kmeans import neighbours
+from uld.cluster.search import neighbours
 from uld.cluster.spool import Table
 
 NEIGHBOURS = 100  # that a point is compared with, itself included

@@ -182,7 +182,8 @@ def mirrored(labels: Labels, turns: NDArray[np.int64]) -> Labels:
     at = np.concatenate([plain, plain[kept]])
     flipped = np.arange(len(at)) >= len(plain)
     label = np.concatenate([labels.label[plain], turned[kept]])
-    return Labels(labels.image[at], flipped, label, labels.xy[at], labels.score[at], labels.detected[at])
+    image, xy, score, detected = (column[at] for column in (labels.image, labels.xy, labels.score, labels.detected))
+    return Labels(image, flipped, label, xy, score, detected, labels.count)
 
 
 def table(labels: Labels, rows: Rows, flipped: bool, count: int) -> NDArray[np.float32]:
