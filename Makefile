@@ -34,7 +34,7 @@ test: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 once: .venv/ready
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) --compile --benchmarks --paper -m "compiles or benchmark or paper" \
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) -n $(JOBS) --dist loadfile --compile --benchmarks --paper -m "compiles or benchmark or paper" \
 		tests/test_benchmarks.py tests/diffusion/test_compiled.py tests/pipeline/test_paper.py
 
 study: .venv/ready $(DATA_$(NAME))
