@@ -45,8 +45,8 @@ def ready(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         source="photos",
         roi__providers=["full"],
         stores={
-            "trained": {"trained": True, "keep": "features", "views": [PLAIN] * 3},
-            "untrained": {"trained": False, "keep": "features", "views": [PLAIN] * 2},
+            "trained": {"trained": True, "keep": "features", "mirrored": False, "views": [PLAIN] * 3},
+            "untrained": {"trained": False, "keep": "features", "mirrored": False, "views": [PLAIN] * 2},
         },
     )
     monkeypatch.setattr(doctor, "_dvc", lambda: "up to date")

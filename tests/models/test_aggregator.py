@@ -150,7 +150,10 @@ def test_published_clean_image_comes_first(checkpoint: Callable[..., Path]) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"maps": 12}, r"mixing_weights is \[12\] in the file and \[6\] for 6 maps of 3 layers.*readout.timesteps"),
+        (
+            {"maps": 12},
+            r"mixing_weights is \[12\] in the file and \[6\] for 6 maps of 3 layers.*layers and timesteps of readout",
+        ),
         ({"channels": (6, 5, 2)}, r"bottleneck_layers.1.0.conv1.weight is \[96, 5, 1, 1\].* and \[96, 4, 1, 1\] for"),
         ({"channels": (6, 4)}, r"bottleneck_layers.2.0.conv1.weight is not there in the file"),
         ({"channels": (6, 4, 2, 2)}, r"bottleneck_layers.3.0.conv1.weight is .* and not there for"),

@@ -14,7 +14,7 @@ from kills import kills
 from smoke.project import Project
 from uld.diffusion import building
 
-ITEMS = 16 * 3 + 8 * 3  # of training images in the bank's views, of test images untouched and under two warps
+ITEMS = 16 * 4 + 8 * 3 * 2  # training images in the bank's views and mirrored; test images, two warps, and mirrored
 
 # one item a shard; dies without a word after writing the sixth and before noting that it did
 FEATURES = """

@@ -182,9 +182,13 @@ def split_of(tree: dict[str, Any]) -> tuple[int, int]:
 
 
 def items(tree: dict[str, Any], store: StoreParams, split: tuple[int, int]) -> int:
-    """Images in views that a store holds: training images in those of the bank, test images untouched and warped."""
+    """Images in views that a store holds: training images in those of the bank, test images untouched and warped.
+
+    With `mirrored` also the mirror images of these, and of untouched training images.
+    """
     train, test = split
-    return train * len(store.views) + test * (1 + int(blocks.read("evaluate", tree).warps.count))
+    of_test = 1 + int(blocks.read("evaluate", tree).warps.count)
+    return train * (len(store.views) + store.mirrored) + test * of_test * (1 + store.mirrored)
 
 
 def _provider(name: str, tree: dict[str, Any]) -> str:
