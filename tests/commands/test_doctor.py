@@ -12,6 +12,7 @@ import torch
 from uld.base import params, runtime
 from uld.commands import blocks, doctor, edit, plan, presets
 from uld.diffusion import backbone, pinned
+from uld.diffusion.extract import StoreParams, ViewParams, arrange
 from uld.diffusion.extractor import Extractor, ReadoutParams
 
 ROOT = Path(__file__).parents[2]
@@ -482,6 +483,15 @@ def test_the_plan_of_a_frozen_trunk(ready) -> None:
     assert [way.flop for way in plan.ways(params.load(path), one)][3] == 11e6 + start + 11 + a_round + 2 * a_row
     put(path, starts__silk__network__published="weights/published.pth")  # 384 channels of its own
     assert doctor.map_bytes(params.load(path), "silk") == 2 * 11 * (64 + 384) * 32**2
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_items_are_those_that_the_store_lays_out(ready, mirrored: bool) -> None:
+    tree, bank = params.load(ready / "params.yaml"), (ViewParams(False, 0, 1), ViewParams(False, 15, 1))
+    store = StoreParams(True, "features", bank, mirrored)
+    train = np.arange(7) < 5
+    warps = np.zeros((tree["evaluate"]["warps"]["count"], 2, 3))
+    assert doctor.items(tree, store, (5, 2)) == len(arrange(store, warps, train, 64).items)
 
 
 def test_the_plan_of_views_that_are_drawn_anew(ready) -> None:
