@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass as closed
+from threadpoolctl import threadpool_limits
 
 from uld.base.errors import ULDError
 from uld.base.params import CLOSED
@@ -129,7 +130,8 @@ def _seeds(x: NDArray[np.float32], k: int, rng: np.random.Generator, restarts: i
     from sklearn.cluster import kmeans_plusplus  # two seconds, and finding the nearest centroid needs none
 
     seeds = []
-    with search.threads(x.size * k):
+    # the import may have brought a thread pool that `search.threads` does not know
+    with threadpool_limits(search.worth(x.size * k)):
         for _ in range(restarts):
             some = x
             if len(x) > max(SEEDING_POINTS, k):

@@ -45,7 +45,12 @@ def on_gpu(work: int) -> bool:
 
 def threads(work: int) -> AbstractContextManager[Any]:
     """While it is open, faiss computes in as many threads as `work` multiply-adds are worth."""
-    return _pools().limit(limits=runtime.threads() if work > ONE_THREAD else 1)
+    return _pools().limit(limits=worth(work))
+
+
+def worth(work: int) -> int:
+    """Threads for `work` multiply-adds."""
+    return runtime.threads() if work > ONE_THREAD else 1
 
 
 @cache
