@@ -48,6 +48,10 @@ LINES: dict[str, dict[str, Any]] = {
         "model": "encoder", "reads": "roi/crops", "train": TRAIN, "views": {"warp": MOVING, "light": DARK},
         "network": {"grid": GRID, "widths": [8, 16], "dims": 6, "hidden": 8, "groups": 4},
     },
+    "hourglass": {
+        "model": "hourglass", "reads": "roi/crops", "train": TRAIN, "views": {"warp": MOVING, "light": DARK},
+        "network": {"grid": GRID, "width": 32, "depth": 2, "dims": 6, "groups": 4},
+    },
 }  # fmt: skip
 
 
@@ -122,7 +126,7 @@ def test_a_small_run(tex: Texture, tmp_path: Path, name: str, monkeypatch: pytes
     assert not list(tmp_path.iterdir())  # no state is left
 
 
-@pytest.mark.parametrize("name", ["heads", "encoder"])
+@pytest.mark.parametrize("name", ["heads", "encoder", "hourglass"])
 def test_it_learns(tex: Texture, tmp_path: Path, name: str) -> None:
     history = make(tex, tmp_path, name, train=TRAIN | {"steps": 40}).history
     assert history is not None and history["step"].tolist() == list(range(40))

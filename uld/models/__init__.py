@@ -9,6 +9,7 @@ MODELS = {
     "frozen": "uld.models.frozen:Frozen",
     "heads": "uld.models.heads:Heads",
     "encoder": "uld.models.encoder:Encoder",
+    "hourglass": "uld.models.hourglass:Hourglass",
 }
 
 

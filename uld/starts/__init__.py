@@ -9,6 +9,7 @@ STARTS = {
     "frozen": "uld.starts.frozen:FrozenStart",
     "heads": "uld.starts.heads:HeadsStart",
     "encoder": "uld.starts.encoder:EncoderStart",
+    "hourglass": "uld.starts.hourglass:HourglassStart",
 }
 
 

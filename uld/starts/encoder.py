@@ -1,17 +1,15 @@
-"""A start on images: a plain convolutional encoder with the two heads, trained on pairs of warped crops."""
+"""A start on images: a plain convolutional encoder."""
 
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from pydantic.dataclasses import dataclass
 
-from uld.base import random, runtime
 from uld.base.params import CLOSED
 from uld.models.encoder import Encoder, EncoderParams
 from uld.sources.augmentation import PixelViewParams
-from uld.starts.base import Made, Site, Start
-from uld.training.bootstrap import BootstrapParams, bootstrap
+from uld.starts.on_crops import CropStart
+from uld.training.bootstrap import BootstrapParams
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -25,26 +23,13 @@ class EncoderStartParams:
     train: BootstrapParams
 
 
-class EncoderStart(Start):
-    """Begins with random weights."""
+class EncoderStart(CropStart):
+    """The plain encoder."""
 
     Params = EncoderStartParams
     params: EncoderStartParams
 
-    @property
-    def grid(self) -> int:
-        """G."""
-        return self.params.network.grid
-
-    @property
-    def views(self) -> dict[str, Any]:
-        """Warps and changes of light."""
-        return asdict(self.params.views)
-
-    def make(self, site: Site) -> Made:
-        """Build the model and train it."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(random.torch_rng(site.seed, f"{site.name}-init").initial_seed())
-            sizes = asdict(self.params.network) | {"widths": list(self.params.network.widths)}
-            model = Encoder(site.crops.size, **sizes).to(runtime.device())
-        return Made(model, bootstrap(model, site, self.params.train))
+    def build(self, size: int) -> Encoder:
+        """The encoder for crops of `size` pixels a side."""
+        sizes = asdict(self.params.network)
+        return Encoder(size, **sizes | {"widths": list(sizes["widths"])})
