@@ -8,6 +8,7 @@ from uld.keypoints.base import Keypoints
 POINTS = {
     "superpoint": "uld.keypoints.superpoint:SuperPoint",
     "classical": "uld.keypoints.classical:Classical",
+    "learned": "uld.keypoints.learned:Learned",
 }
 
 

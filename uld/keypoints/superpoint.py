@@ -7,11 +7,9 @@ encoder of stride 8 with two heads. The detector's has 65 channels a cell, one f
 
 import itertools
 import logging
-import struct
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import pydantic.dataclasses
@@ -19,8 +17,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from uld.base import runtime
@@ -28,6 +24,7 @@ from uld.base.errors import ULDError
 from uld.base.params import CLOSED
 from uld.geometry import coords, sampling
 from uld.geometry.peaks import peaks
+from uld.keypoints import weights
 from uld.keypoints.base import Keypoints, grey
 
 log = logging.getLogger(__name__)
@@ -36,12 +33,6 @@ CELL = 8  # pixels a side of the cell that one position of the last map stands f
 ENCODER = (1, 64, 64, 64, 64, 128, 128, 128, 128)
 HEADS = ((128, 256, CELL * CELL + 1), (128, 256, 256))  # of the detector and of the descriptors
 POOLED = (2, 4, 6)  # layers whose input is halved
-
-# what torch.load raises on a file that is none of its own
-UNREADABLE = (
-    UnpicklingError, EOFError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, AssertionError,
-    struct.error,
-)  # fmt: skip
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=CLOSED)
@@ -203,7 +194,7 @@ def load(path: Path) -> Network:
             f"superpoint: {path} is missing: put superpoint_v6_from_tf.pth of rpautrat/SuperPoint (MIT) or "
             "superpoint_v1.pth of magicleap/SuperPointPretrainedNetwork (non-commercial) there, or mend `weights`."
         )
-    state = _read(path)
+    state = weights.state_of(weights.read(path, "superpoint"), path, "superpoint")
     kind = next((kind for kind in FORMATS if any(name.startswith(kind.layers[0]) for name in state)), None)
     if kind is None:
         raise ULDError(
@@ -214,22 +205,6 @@ def load(path: Path) -> Network:
     network.load_state_dict(_renamed(state, network.state_dict(), kind, path))
     log.warning("%s: SuperPoint weights (%s), licence: %s.", path, kind.name, kind.licence)
     return network.eval()
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, *UNREADABLE) as error:
-        # the library's own text proposes to switch the check off
-        raise ULDError(
-            f"superpoint: {path} cannot be read: it is damaged, or holds pickled objects besides tensors, which could "
-            "run code. Get it again, or save its state dict alone in a .safetensors file."
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) and isinstance(k, str) for k, v in state.items()):
-        raise ULDError(f"superpoint: {path} is no state dict (names and tensors): save that part of it alone.")
-    return state
 
 
 def _renamed(state: dict[str, Tensor], own: dict[str, Tensor], kind: Format, path: Path) -> dict[str, Tensor]:
