@@ -35,7 +35,7 @@ from uld.training.bootstrap import bootstrap
 STUDY = Path(__file__).parents[1] / "studies/ablation/params.yaml"  # its start `pixels` is what is trained
 TARGET = 15  # percent of a training step at most that may go into views
 GRID, MARGIN = 32, 0.2
-WARP = WarpParams(rotate=30, scale=0.2, shift=0.1, bend=BendParams(displacement=0.04, grid=5))
+WARP = WarpParams(mirror=True, rotate=30, scale=0.2, shift=0.1, bend=BendParams(displacement=0.04, grid=5))
 LIGHT = PhotometricParams(
     brightness=0.4,
     contrast=0.4,

@@ -55,7 +55,7 @@ BANK = (ViewParams(False, 0, 1), ViewParams(True, 0, 1))
 WARPS = coords.view(ROI.crop, rotate=180)[None]
 START = FrozenParams(((0, 1), (1, 0)), 8, GRID, "image", 0.5, 8, 60, "frozen", "features/trained")
 VIEWS = {
-    "warp": {"rotate": 10, "scale": 0.1, "shift": 0.1, "bend": {"displacement": 0, "grid": 3}},
+    "warp": {"mirror": True, "rotate": 10, "scale": 0.1, "shift": 0.1, "bend": {"displacement": 0, "grid": 3}},
     "light": dict.fromkeys(("brightness", "contrast", "saturation", "hue", "gamma", "noise"), 0)
     | {"blur": {"sigma": 0, "probability": 0}, "cutout": {"side": 0, "probability": 0}},
 }

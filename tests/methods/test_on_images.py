@@ -29,7 +29,7 @@ from uld.starts.encoder import EncoderStart, EncoderStartParams
 
 SIZE, GRID, COUNT = 32, 16, 4
 VIEWS = {
-    "warp": {"rotate": 20, "scale": 0.15, "shift": 0.05, "bend": {"displacement": 0.05, "grid": 3}},
+    "warp": {"mirror": True, "rotate": 20, "scale": 0.15, "shift": 0.05, "bend": {"displacement": 0.05, "grid": 3}},
     "light": {"brightness": 0.1, "contrast": 0.1, "saturation": 0.1, "hue": 0, "gamma": 0, "noise": 0.01,
               "blur": {"sigma": 0, "probability": 0}, "cutout": {"side": 0.2, "probability": 0.3}},
 }  # fmt: skip

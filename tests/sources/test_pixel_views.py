@@ -18,8 +18,14 @@ from uld.sources.views import Batch
 
 SIZE, GRID, COUNT = 32, 16, 9
 ROWS = np.array([1, 2, 4, 5, 7, 8])
-STILL: dict[str, Any] = {"rotate": 0, "scale": 0, "shift": 0, "bend": {"displacement": 0, "grid": 4}}
-MOVING: dict[str, Any] = {"rotate": 30, "scale": 0.2, "shift": 0.1, "bend": {"displacement": 0.04, "grid": 4}}
+STILL: dict[str, Any] = {"mirror": True, "rotate": 0, "scale": 0, "shift": 0, "bend": {"displacement": 0, "grid": 4}}
+MOVING: dict[str, Any] = {
+    "mirror": True,
+    "rotate": 30,
+    "scale": 0.2,
+    "shift": 0.1,
+    "bend": {"displacement": 0.04, "grid": 4},
+}
 DARK: dict[str, Any] = {
     "brightness": 0,
     "contrast": 0,
@@ -96,6 +102,17 @@ def test_pairs_are_two_views_of_one_image() -> None:
         free = source.pairs(rows, False, np.random.default_rng(seed), []).flipped
         flips += (free[:4] != free[4:]).tolist()
     assert 50 < sum(flips) < 110 and len(flips) == 160
+
+
+def test_mirror_images_may_be_left_out() -> None:
+    source, both = views(MOVING | {"mirror": False}), views()
+    assert source.flips == [source.plain] and [view.flipped for view in both.flips] == [False, True]
+    for seed, same_flip in ((0, True), (1, False)):
+        batch = source.pairs(ROWS, same_flip, np.random.default_rng(seed), [])
+        assert not batch.flipped.any() and not batch.warp.flipped.any()
+        mirrored = both.pairs(ROWS, same_flip, np.random.default_rng(seed), [])
+        plain = ~mirrored.flipped  # what is not mirrored is warped as with them
+        assert plain.any() and torch.equal(batch.warp.affine[plain], mirrored.warp.affine[plain])
 
 
 def test_how_far_views_move() -> None:

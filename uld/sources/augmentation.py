@@ -21,6 +21,7 @@ class BendParams:
 class WarpParams:
     """How far views differ from the crop; 0 switches a change off."""
 
+    mirror: bool  # whether mirror images are seen too
     rotate: Annotated[float, Field(ge=0, le=180)]  # degrees at most, either way
     scale: Annotated[float, Field(ge=0, lt=1)]  # of the factor, from 1 - scale to 1 + scale
     shift: Annotated[float, Field(ge=0, le=1)]  # share of the view's side at most, along x and y

@@ -61,7 +61,8 @@ class PixelViews(TrainingViews):
         fits = _bytes(len(rows), size) <= held
         self._pixels, self._inside = (_held(read, rows) if fits else read for read in (pixels, inside))
         self.plain = View(coords.view(size), flipped=False)
-        self.flips = [self.plain, View(coords.view(size, mirror=True), flipped=True)]
+        mirrored = View(coords.view(size, mirror=True), flipped=True)
+        self.flips = [self.plain, mirrored] if params.warp.mirror else [self.plain]
         self.turned = [View(one, flipped=False) for one in _turned(size, params.warp)]
         self.evaluation = [View(one, flipped=False) for one in evaluation]
 
@@ -78,9 +79,9 @@ class PixelViews(TrainingViews):
         return Batch(rows, photometric(views, light.take(own)), warp, flipped, self._seen(rows, warp))
 
     def pairs(self, rows: Rows, same_flip: bool, rng: np.random.Generator, names: list[str]) -> Batch:
-        """Two random views of each of `rows` (P,); mirrored or not is as likely."""
+        """Two random views of each of `rows` (P,); mirrored or not is as likely, where mirror images are seen."""
         count = len(rows)
-        flipped = rng.random(count if same_flip else 2 * count) < 0.5
+        flipped = (rng.random(count if same_flip else 2 * count) < 0.5) & self._params.warp.mirror
         return self.draw(np.tile(rows, 2), np.tile(flipped, 2) if same_flip else flipped, rng, names)
 
     def _warps(self, flipped: NDArray[np.bool_], rng: np.random.Generator) -> Warp:
