@@ -19,9 +19,10 @@ METRICS = Path("metrics/backbone.json")
 
 def main() -> None:
     name = params.read(str, "backbone")
-    block = params.read(training.TrainParams | pinned.PinnedParams, f"backbones.{name}")
-    if isinstance(block, pinned.PinnedParams):
-        write_json(OUT / pinned.REFERENCE, pinned.pin(block))
+    kinds = training.TrainParams | pinned.PinnedParams | pinned.NoBackboneParams
+    block = params.read(kinds, f"backbones.{name}")
+    if not isinstance(block, training.TrainParams):
+        write_json(OUT / pinned.REFERENCE, pinned.pin(block) if isinstance(block, pinned.PinnedParams) else {})
         write_json(METRICS, {})
         return
     crops = Crops(Path("artifacts/roi/crops.zarr"))

@@ -91,6 +91,23 @@ def test_what_is_missing_is_named_with_its_remedy(ready, uld, changes: dict, sub
     assert "missing" in done.output
 
 
+def test_a_project_without_a_backbone(ready, uld) -> None:
+    """All its models read images, so it has no features."""
+    tree = params.load(ROOT / "studies/ablation/params.yaml") | {"code": "."}
+    for table in ("starts", "rounds", "rows"):
+        tree[table] = {name: line for name, line in tree[table].items() if name.startswith("pixels")}
+    tree |= {"dataset": "folder", "source": "photos", "backbone": "none", "report": tree["report"] | {"row": "pixels"}}
+    path = ready / "params.yaml"
+    path.write_text(json.dumps(tree))
+    assert any("no features: set `stores` to {}" in said for said in blocks.problems(path))
+    path.write_text(json.dumps(tree | {"stores": {}}))
+    assert blocks.problems(path) == []
+    found = findings()
+    assert found["backbone"].detail == "none: no model reads features" and found["disk"].there
+    done = uld("doctor", "--plan")
+    assert done.exit_code and "there are no features to plan for" in done.output
+
+
 @pytest.mark.parametrize(
     ("subset", "expected"),
     [

@@ -24,6 +24,12 @@ def test_a_missing_folder_does_not_blame_the_network() -> None:
         assert "connect" not in said.lower()
 
 
+def test_no_features_without_a_backbone(tmp_path: Path) -> None:
+    (tmp_path / pinned.REFERENCE).write_text("{}")  # as the stage writes it for a block of kind none
+    with pytest.raises(BackboneError, match=r"a block of kind none, so there are no features: set `stores` to \{\}"):
+        backbone.load(tmp_path)
+
+
 def refused_path(path: str) -> str:
     with pytest.raises(BackboneError) as caught:
         pinned.pin(PinnedParams("pinned", path, None, None, 64))

@@ -10,10 +10,11 @@ from uld import datasets, methods, models, roi, starts
 from uld.base import params, random
 from uld.base.errors import ParamsError
 from uld.base.shown import short
+from uld.diffusion import pinned
 from uld.diffusion.aggregated import AggregatedParams
 from uld.diffusion.extract import StoreParams
 from uld.diffusion.extractor import ReadoutParams
-from uld.diffusion.pinned import PinnedParams
+from uld.diffusion.pinned import NoBackboneParams, PinnedParams
 from uld.diffusion.reduce import ReduceParams
 from uld.diffusion.training import TrainParams
 from uld.evaluate.protocols import EvaluateParams
@@ -40,7 +41,7 @@ BLOCKS: dict[str, Any] = {
 TABLES: dict[str, Callable[[str, Any], Any]] = {  # a table's name -> the type of a line, by its name and its text
     "datasets": lambda name, _: datasets.kind(name).Params,
     "roi_providers": lambda name, _: roi.kind(name).Params,
-    "backbones": lambda *_: TrainParams | PinnedParams,
+    "backbones": lambda *_: TrainParams | PinnedParams | NoBackboneParams,
     "stores": lambda *_: StoreParams,
     "starts": lambda _, line: starts.load(str(line.get("model"))).Params,
     "aggregated": lambda *_: AggregatedParams,
@@ -176,6 +177,8 @@ def _twice(tree: Tree) -> Iterator[str]:
 def _of_starts(tree: Tree) -> Iterator[str]:
     """Starts on features read a store that there is, and of it layers and timesteps that are stored."""
     stores = [f"{FEATURES}{name}" for name in tree["stores"]]
+    if stores and tree["backbones"].get(tree["backbone"], {}).get("kind") == "none":
+        yield f"backbone: {pinned.NONE}"
     for name, start in tree["starts"].items():
         there = [CROPS] if models.kind(start["model"]).reads_pixels else stores
         if start["reads"] not in there:

@@ -201,6 +201,8 @@ def _provider(name: str, tree: dict[str, Any]) -> str:
 
 def _backbone(tree: dict[str, Any]) -> str:
     block = blocks.read(f"backbones.{tree['backbone']}", tree)
+    if isinstance(block, pinned.NoBackboneParams):
+        return f"{tree['backbone']}: no model reads features"
     if isinstance(block, TrainParams):
         return f"{tree['backbone']}: trained by the stage backbone"
     if _remote(block):
@@ -228,9 +230,9 @@ def _file(key: str, file: str) -> str:
     return file
 
 
-def _remote(block: TrainParams | pinned.PinnedParams) -> bool:
+def _remote(block: TrainParams | pinned.PinnedParams | pinned.NoBackboneParams) -> bool:
     """Whether the backbone is on the hub and may be fetched: nothing is downloaded to look at it."""
-    return not isinstance(block, TrainParams) and not Path(block.path).is_dir() and not runtime.offline()
+    return isinstance(block, pinned.PinnedParams) and not Path(block.path).is_dir() and not runtime.offline()
 
 
 def _disk(tree: dict[str, Any]) -> str:
@@ -263,6 +265,8 @@ def store_bytes(tree: dict[str, Any]) -> int:
     Raises:
         BackboneError: a pinned backbone is not there, or cannot be read out.
     """
+    if not tree["stores"]:
+        return 0
     readout, reduction = blocks.read("readout", tree), blocks.read("reduce", tree)
     widths, side, latent = _unet(tree)
     cells = 0

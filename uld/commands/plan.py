@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from uld.base import runtime
+from uld.base.errors import BackboneError
 from uld.base.scratch import scratch_root
 from uld.commands import blocks, doctor
 from uld.diffusion import backbone, pinned, training
@@ -104,6 +105,8 @@ def one_pass(tree: dict[str, Any]) -> Pass:
 def _hollow(tree: dict[str, Any]) -> Backbone:
     """The backbone of params.yaml without weights."""
     block = blocks.read(f"backbones.{tree['backbone']}", tree)
+    if isinstance(block, pinned.NoBackboneParams):
+        raise BackboneError("`backbone` names a block of kind none: there are no features to plan for.")
     with torch.device("meta"):
         if isinstance(block, training.TrainParams):
             unet, codec = training.new_unet(block), Codec(None, block.factor, block.channels)

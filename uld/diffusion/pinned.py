@@ -15,6 +15,7 @@ from uld.base.params import CLOSED, build
 
 SIDECAR = "uld.json"
 REFERENCE = "reference.json"
+NONE = "`backbone` names a block of kind none, so there are no features: set `stores` to {}, or choose another one."
 PROMPT = "empty_prompt.safetensors"
 CONFIGS = ["*.json", "unet/*.json", "vae/*.json", "scheduler/*.json"]  # what is fetched from a hub
 PARTS = ["*.json", "unet/*", "vae/*", "scheduler/*", "text_encoder/*", "tokenizer/*", PROMPT]
@@ -29,6 +30,13 @@ class PinnedParams:
     revision: str | None  # commit of a hub id; None for a folder
     variant: str | None  # "fp16" selects *.fp16.safetensors
     image_size: Annotated[int, Field(ge=8)]  # pixels the crop is resized to before encoding
+
+
+@dataclass(frozen=True, config=CLOSED)
+class NoBackboneParams:
+    """No diffusion model: all models of the project read images, and `stores` is empty."""
+
+    kind: Literal["none"]
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -63,13 +71,16 @@ def resolve(folder: Path) -> tuple[str, dict[str, Any]]:
     """Where the weights of an artifacts/backbone/ folder are, which may be there, and its reference, if it has one.
 
     Raises:
-        ArtifactError: the reference is damaged.
+        ArtifactError: the reference is damaged. BackboneError: params.yaml asks for no diffusion model.
     """
     path = folder / REFERENCE
     if not path.exists():
         return str(folder), {}
+    about = read_json(path, "backbone")
+    if not about:
+        raise BackboneError(NONE)
     try:
-        reference = build(Reference, read_json(path, "backbone"), "reference", str(path))
+        reference = build(Reference, about, "reference", str(path))
     except ParamsError as error:
         raise damaged(path, "backbone", error) from error
     return reference.path or str(folder), asdict(reference)
