@@ -21,7 +21,9 @@ def lines(page: str) -> list[tuple[str, str]]:
     return LINE.findall((ROOT / page).read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize(("page", "preset"), [("docs/papers/d-uld.md", "paper")])
+@pytest.mark.parametrize(
+    ("page", "preset"), [("docs/papers/d-uld.md", "paper"), ("docs/papers/mallis.md", "mallis-ch6")]
+)
 def test_a_page_says_what_its_preset_sets(page: str, preset: str, project: Path, uld) -> None:
     shutil.copy(ROOT / "studies/ablation/params.yaml", project / "params.yaml")
     assert uld("preset", preset, "--write").exit_code == 0

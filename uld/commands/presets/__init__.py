@@ -188,13 +188,18 @@ def show_all() -> None:
     print("\n`uld preset NAME` shows what it changes; --write changes params.yaml.")
 
 
+def _said(change: Change, value: Any) -> str:
+    """A value as `show` prints it; of a whole table, the names of its lines."""
+    return f"{{{', '.join(value)}}}" if isinstance(value, dict) and "." not in change.key else hydra(value)
+
+
 def show(preset: Preset, path: Path, write: bool) -> None:
     """Print what a preset changes in params.yaml, and change it if `write`; or say how to run it as an experiment."""
     tree, changes = apply(preset, path)
     print(f"{preset.name}: {preset.about}")
     width = max((len(change.key) for change in changes), default=0)
     for change in changes:
-        print(f"  {change.key:{width}}  {hydra(change.old)} -> {hydra(change.new)}")
+        print(f"  {change.key:{width}}  {_said(change, change.old)} -> {_said(change, change.new)}")
     many = chains(preset, path)
     for method, count in many.items():
         print(f"  rounds of {method}: {count}")
