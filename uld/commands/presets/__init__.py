@@ -110,9 +110,9 @@ def apply(preset: Preset, path: Path) -> tuple[CommentedMap, list[Change]]:
     return tree, list(_changes(params.load(path), edit.plain(tree)))
 
 
-def chains(preset: Preset, path: Path) -> dict[str, int]:
-    """How many rounds a preset wants of each method that has a chain of them in params.yaml, of another length."""
-    now = {method: rounds.length(params.load(path), method) for method in preset.rounds}
+def chains(preset: Preset, tree: dict[str, Any]) -> dict[str, int]:
+    """How many rounds a preset wants of each method that has a chain of them in its params, of another length."""
+    now = {method: rounds.length(tree, method) for method in preset.rounds}
     return {method: count for method, count in preset.rounds.items() if now[method] not in (0, count)}
 
 
@@ -200,7 +200,7 @@ def show(preset: Preset, path: Path, write: bool) -> None:
     width = max((len(change.key) for change in changes), default=0)
     for change in changes:
         print(f"  {change.key:{width}}  {_said(change, change.old)} -> {_said(change, change.new)}")
-    many = chains(preset, path)
+    many = chains(preset, edit.plain(tree))
     for method, count in many.items():
         print(f"  rounds of {method}: {count}")
     if not changes and not many:
