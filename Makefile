@@ -35,7 +35,7 @@ test: .venv/ready
 
 once: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) -n $(JOBS) --dist loadfile --compile --benchmarks --paper -m "compiles or benchmark or paper" \
-		tests/test_benchmarks.py tests/diffusion/test_compiled.py tests/pipeline/test_paper.py
+		tests/test_benchmarks.py tests/diffusion/test_compiled.py tests/pipeline/test_paper.py tests/pipeline/test_mallis.py
 
 study: .venv/ready $(DATA_$(NAME))
 	@test -n "$(NAME)" -a -f "studies/$(NAME)/params.yaml" || { \
