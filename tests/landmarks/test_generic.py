@@ -175,9 +175,9 @@ def test_outliers_are_those_of_the_whole_data_set() -> None:
 
 
 def test_no_point_anywhere() -> None:
-    with pytest.raises(ULDError, match="^fake finds no point in any object box: lower its threshold"):
+    with pytest.raises(ULDError, match=r"^fake finds no point in any object box: lower its threshold"):
         generic(Ramps([0, 0]), np.arange(2), PLAIN, params(), np.random.default_rng(0))  # type: ignore[arg-type]
-    with pytest.raises(ULDError, match="^fake finds no point beside the object boxes"):
+    with pytest.raises(ULDError, match=r"^fake finds no point beside the object boxes"):
         found(Ramps([0, 0]), [0], params(), beside=True)
 
 
