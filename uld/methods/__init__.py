@@ -18,6 +18,7 @@ METHODS = {
     "mallis_d": "uld.methods.mallis_d:MallisD",
     "mallis_d_detector": "uld.methods.mallis_d_detector:MallisDDetector",
     "mallis_ch5": "uld.methods.mallis_ch5:MallisCh5",
+    "mallis_ch5_detector": "uld.methods.mallis_ch5_detector:MallisCh5Detector",
     "position": "uld.methods.position:Position",
     "mean_shape": "uld.methods.mean_shape:MeanShape",
 }
