@@ -10,13 +10,15 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from tests.graph import ROOT
 from uld import keypoints
 from uld.base.errors import ParamsError, ULDError
+from uld.base.imports import Code
 from uld.base.params import CLOSED, build
 from uld.geometry import coords, sampling
 from uld.keypoints import outliers
 from uld.keypoints.base import Keypoints
-from uld.landmarks.generic import GenericParams, generic, in_scales
+from uld.landmarks.generic import DETECTORS, GenericParams, generic, in_scales
 
 SIZE, GRID = 32, 8
 PLAIN: Any = SimpleNamespace(affine=coords.view(SIZE), flipped=False)
@@ -172,6 +174,14 @@ def test_outliers_are_those_of_the_whole_data_set() -> None:
             np.testing.assert_array_equal(before[mine] if len(mine) else before[:0], after[: len(after)])
     # what lies beside the boxes is never left out
     assert sum(len(one[1]) for one in found(source, range(5), params(outliers=0.3), beside=True)) == 48 - len(looks)
+
+
+def test_code_lists_have_every_detector() -> None:
+    """A round whose params name a detector is made anew when the detector's code changes."""
+    listed = Code(ROOT).closure(["uld/landmarks/generic.py"])
+    modules = [place.split(":")[0] for name, place in keypoints.POINTS.items() if name != "fake"]
+    assert len(modules) == len(DETECTORS)
+    assert {f"{module.replace('.', '/')}.py" for module in modules} <= set(listed)
 
 
 def test_no_point_anywhere() -> None:

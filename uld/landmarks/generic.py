@@ -19,13 +19,16 @@ from uld.base.params import CLOSED
 from uld.cluster.spool import Spool
 from uld.geometry import coords, sampling
 from uld.geometry.frames import Rows
-from uld.keypoints import outliers
+from uld.keypoints import classical, learned, outliers, superpoint
 from uld.keypoints.base import Keypoints, apart
 from uld.landmarks.detect import Points
 from uld.sources.source import Source
 from uld.sources.views import View
 
 Floats = NDArray[np.float32]
+# Every detector that params may name: the list of a stage's code holds what is imported, and which one a line of
+# `methods` names is not known when the lists are made.
+DETECTORS = (superpoint, classical, learned)
 
 
 @dataclass(frozen=True, config=CLOSED)
