@@ -113,7 +113,7 @@ def tops(heat: Tensor, inside: Tensor, count: int, *, refine: bool = True) -> tu
     if heat.shape[1] != count:
         raise ULDError(
             f"the model has {heat.shape[1]} heat maps for {count} landmarks: give the row as many landmarks, and a "
-            f"start whose method is mallis_d_detector."
+            f"start whose method gives each one a heat map of its own: mallis_d_detector or mallis_ch4_detector."
         )
     outside = ~(inside | ~inside.flatten(1).any(1)[:, None, None])[:, None]
     # the logarithm of a Gaussian is a paraboloid, whose top the quadratic finds exactly
