@@ -202,3 +202,26 @@ def test_an_exact_fit_settles() -> None:
             found = align(template, template[None], params(transform=transform, outliers=outliers))
             assert found.settled.all() and 1 < found.steps[0] < 100
             np.testing.assert_allclose(found.xy[0], template, atol=1e-3)
+
+
+def test_a_map_that_is_lost_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all centres that still have points lie on a line, an affine map cannot be told; other images go on."""
+    own = np.array([[[4.0, 2], [2, 1]], [[4, 2], [2, 3]]])
+    assert np.isnan(drift._affine(own, own)).all((1, 2)).tolist() == [True, False]
+    np.testing.assert_allclose(drift._affine(own, own)[1], np.eye(2), atol=1e-12)
+    template = shape(np.random.default_rng(9))
+    points = np.stack([template + 1, template - 2, template * 1.1])
+    p, affine, calls = params(transform="affine", outliers=0.1), drift._affine, []
+
+    def lost(cross: np.ndarray, own: np.ndarray) -> np.ndarray:
+        calls.append(len(cross))
+        found = affine(cross, own)
+        found[1:2] = np.nan if len(calls) == 3 else found[1:2]
+        return found
+
+    want = align(template, points, p)
+    monkeypatch.setattr(drift, "_affine", lost)
+    found = align(template, points, p)
+    assert found.known.tolist() == [True, False, True] and found.steps[1] == 3 and not found.settled[1]
+    assert calls[:4] == [3, 3, 3, 2]
+    np.testing.assert_array_equal(found.xy[[0, 2]], want.xy[[0, 2]])

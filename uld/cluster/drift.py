@@ -185,9 +185,9 @@ def _affine(cross: Floats, own: Floats) -> Floats:
     """Matrices (B, 2, 2), NaN where all centres that have points lie on a line."""
     a, b, d = own[:, 0, 0], own[:, 0, 1], own[:, 1, 1]
     determinant = a * d - b * b
-    inverse = np.stack([np.stack([d, -b], 1), np.stack([-b, a], 1)], 1) / determinant[:, None, None]
-    flat = determinant <= FLAT * (a + d) ** 2
-    return np.where(flat[:, None, None], np.nan, cross @ inverse)
+    determinant = np.where(determinant > FLAT * (a + d) ** 2, determinant, np.nan)
+    adjugate = np.stack([np.stack([d, -b], 1), np.stack([-b, a], 1)], 1)
+    return np.asarray(cross @ adjugate / determinant[:, None, None])
 
 
 def _nonrigid(y: Floats, p: DriftParams) -> Maximise:

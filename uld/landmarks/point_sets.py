@@ -14,8 +14,6 @@ from uld.geometry.frames import Rows
 from uld.landmarks import distil
 from uld.landmarks.detect import PeakParams, maxima
 from uld.landmarks.distil import DistilParams
-from uld.landmarks.generic import GenericParams
-from uld.landmarks.generic import generic as points_of
 from uld.sources.source import Source
 from uld.sources.views import View
 
@@ -59,16 +57,6 @@ def padded(rows: Rows, view: View, parts: Iterable[Part]) -> PointSets:
     table, heights = np.full((*shape, 2), np.nan, np.float32), np.full(shape, np.nan, np.float32)
     table[image, place], heights[image, place] = xy, score
     return PointSets(rows, view, table, heights, np.isfinite(heights))
-
-
-def generic(source: Source, rows: Rows, view: View, p: GenericParams, rng: np.random.Generator) -> PointSets:
-    """Points of a generic detector, the surest first.
-
-    Raises:
-        ULDError: as `uld.landmarks.generic.generic`.
-    """
-    found = points_of(source, rows, view, p, rng)
-    return padded(rows, view, ((batch, one.image, one.xy, one.score) for batch, one in found))
 
 
 def detections(source: Source, rows: Rows, view: View, peaks: PeakParams, warps: DistilParams | None) -> PointSets:
