@@ -128,9 +128,16 @@ def test_landmarks_of_images() -> None:
 
 
 def test_the_share_is_of_the_template() -> None:
-    points = sets([TEMPLATE[:3]])
+    points = sets([TEMPLATE[:3], TEMPLATE])
     for share, kept in ((0.6, True), (0.61, False), (0.0, True)):
         (found,), _ = place([points], TEMPLATE, params(share=share))
-        assert np.isfinite(found.score).any() == kept
-    (found,), figures = place([sets([TEMPLATE + 60, TEMPLATE[:0]])], TEMPLATE, params(share=0.0, near=0.001))
+        assert np.isfinite(found.score).any(1).tolist() == [kept, True]
+    (found,), figures = place([sets([TEMPLATE + 60, TEMPLATE[:0]])], TEMPLATE, params(share=0.0))
     assert not np.isfinite(found.score[1]).any() and figures["aligned"] == 0.5
+
+
+def test_a_template_that_fits_no_image() -> None:
+    with pytest.raises(
+        ULDError, match=r"no training image has enough points .* raise methods\.\*\.cluster\.template\.near"
+    ):
+        place([sets([TEMPLATE[:2], TEMPLATE[:1]])], TEMPLATE, params())

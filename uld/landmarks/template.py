@@ -104,8 +104,17 @@ def mirror_map(xy: Floats) -> NDArray[np.int64]:
 
 
 def place(sets: list[PointSets], template: Floats, p: TemplateParams) -> tuple[list[PointSets], dict[str, float]]:
-    """Points of images in some flips as landmarks; the figures (docs/artifacts.md) are of all of them."""
+    """Points of images in some flips as landmarks; the figures (docs/artifacts.md) are of all of them.
+
+    Raises:
+        ULDError: no image fits the template.
+    """
     placed = [_place(points, template, p) for points in sets]
+    if not any(points.counts.any() for points, _ in placed):
+        raise ULDError(
+            "no training image has enough points where the template has them: raise methods.*.cluster.template.near, "
+            "lower its share, or let another image be the template."
+        )
     each = [figures for _, figures in placed]
     return [points for points, _ in placed], {name: float(np.mean([one[name] for one in each])) for name in each[0]}
 
