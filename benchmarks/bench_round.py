@@ -74,7 +74,19 @@ def main(small: bool) -> None:
     rows, repeats = (6, 1) if small else (200, 7)
     shapes = {"l00_t74": (128, 8, 8), "l01_t74": (128, 8, 8), "l10_t74": (64, 16, 16), "l20_t74": (32, 32, 32)}
     adam = OptimiserParams("adam", 0, 1, False)
-    p = SelfTrainingParams(120, 2 if small else 6, 1e-3, 5e-5, adam, 0.5, 1.0, 0.8, 64, 2.85, 10.0)
+    p = SelfTrainingParams(
+        steps=120,
+        pairs=2 if small else 6,
+        lr=1e-3,
+        descriptor_lr=5e-5,
+        optimiser=adam,
+        other_image=0.5,
+        sigma=1.0,
+        margin=0.8,
+        negatives=64,
+        min_distance=2.85,
+        descriptor_weight=10.0,
+    )
     with tempfile.TemporaryDirectory() as name:
         views = make(Path(name), rows, shapes)
         images = LabelledImages(labels(rows), views, list(shapes))

@@ -20,7 +20,8 @@ def main() -> None:
     method = kind(params.read(kind.Cluster, f"methods.{chosen.method}.cluster"))
     opened = open_model(chosen.start)
     rng = random.rng(params.read(int, "seed"), f"discover-{chosen.method}")  # rows discover with the same draw
-    count = landmarks_of(params.read(int, "landmarks"), kind, "params.yaml: landmarks")
+    count = params.read(int, "landmarks") if chosen.landmarks is None else chosen.landmarks
+    count = landmarks_of(count, kind, f"params.yaml: landmarks of rounds.{key}")
     task = Task(opened.source, opened.views.rows, count, rng, last_labels(chosen.start))
     found = method.discover(task)
     marked = method.label(task, found.landmarks)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from uld.base import params
 from uld.base.errors import ParamsError, ULDError
-from uld.keypoints.learned import NETWORKS, Learned, LearnedParams, apart
+from uld.keypoints.base import apart
+from uld.keypoints.learned import NETWORKS, Learned, LearnedParams
 
 SIZE = 32
 PHOTO = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(5))

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -154,6 +155,17 @@ def test_heat_maps_of_landmarks_go_on_from_the_descriptor_head() -> None:
         assert torch.equal(value, model.descriptor_head.state_dict()[name])
     own = {id(one) for one in many.detector_head.parameters()}
     assert own.isdisjoint(map(id, many.descriptor_head.parameters()))  # a copy: each learns by itself
+
+
+def test_heat_maps_that_are_kept_say_the_same() -> None:
+    model = make(channels=5)
+    kept = np.array([3, 0])
+    fewer = model.kept_channels(kept)
+    assert (model.channels, fewer.channels) == (5, 2) and fewer.about() == model.about() | {"channels": 2}
+    now, before = fewer(images()), model(images())
+    assert torch.equal(now.heat, before.heat[:, kept]) and torch.equal(now.looks, before.looks)
+    assert all(one.requires_grad for one in fewer.parameters())
+    assert {id(one) for one in model.parameters()}.isdisjoint(map(id, fewer.parameters()))
 
 
 def posed() -> Hourglass:

@@ -21,7 +21,8 @@ class Labels:
     one of each in an image and flip; xy (M, 2) float32 image pixels, also of a point that was seen in the mirror image;
     score (M,) float32, cosine to the centroid; detected (M,) bool: a detection and not a dense match.
     count: K, how many landmarks there are; one of them may have no label.
-    own: arrays of a method's own beside them, by name, as `pose` (M,) of two-stage clustering.
+    own: arrays of a method's own beside them, by name, as `pose` (M,) of two-stage clustering or `template` (K, 2) of
+    Mallis' chapter 4.
     """
 
     image: NDArray[np.int64]

@@ -33,6 +33,8 @@ class Landmarks:
     and exemplar_xy (K, E, 2) float32 image pixels: the E training points nearest to each centroid, -1/NaN where fewer;
     sample (S, D) float16 descriptors and sample_label (S,) int64 for pictures of the clusters. poses: of two-stage
     clustering only. mirror (K,) int64: which landmark each one turns into in the mirror image, of methods that ask.
+    template (K, 2) float32, cells of the plain view: points of one image that are moved onto those of all others, of
+    Mallis' chapter 4.
     """
 
     centroids: NDArray[np.float32]
@@ -43,6 +45,19 @@ class Landmarks:
     sample_label: NDArray[np.int64]
     poses: PoseCentroids | None = None
     mirror: NDArray[np.int64] | None = None
+    template: NDArray[np.float32] | None = None
+
+    @classmethod
+    def none(cls) -> "Landmarks":
+        """K = 0."""
+        return cls(
+            centroids=np.empty((0, 0), dtype=np.float32),
+            counts=np.empty(0, dtype=np.int64),
+            exemplar_image=np.empty((0, 0), dtype=np.int64),
+            exemplar_xy=np.empty((0, 0, 2), dtype=np.float32),
+            sample=np.empty((0, 0), dtype=np.float16),
+            sample_label=np.empty(0, dtype=np.int64),
+        )
 
     def known_poses(self) -> PoseCentroids:
         """The pose clusters.
@@ -63,6 +78,18 @@ class Landmarks:
         if self.mirror is None:
             raise ULDError("it is not known what these landmarks turn into in the mirror image: discover them anew.")
         return self.mirror
+
+    def known_template(self) -> NDArray[np.float32]:
+        """The template (K, 2).
+
+        Raises:
+            ULDError: there is none.
+        """
+        if self.template is None:
+            raise ULDError(
+                "these landmarks have no template: let the rounds of mallis_ch4_detector start from one of mallis_ch4."
+            )
+        return self.template
 
 
 def write_landmarks(path: Path, landmarks: Landmarks) -> None:

@@ -1,4 +1,4 @@
-"""What a detector of points is, and the grey image that all of them look at."""
+"""What a detector of points is, the grey image that many of them look at, and suppression of points that crowd."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -46,3 +46,20 @@ def grey(images: Tensor, scale: int) -> Tensor:
     """Luma of RGB images (B, 3, S, S), enlarged bilinearly -> (B, 1, scale S, scale S)."""
     luma = (images * images.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
     return F.interpolate(luma, scale_factor=scale, mode="bilinear", align_corners=False)
+
+
+def apart(xy: NDArray[np.float32], radius: float, most: int) -> NDArray[np.int64]:
+    """Greedy suppression: which of the points (P, 2), the best first, stay when each takes a square around it.
+
+    Args:
+        xy: in any unit. radius: half a side of the square, in it. most: points that stay, at most.
+
+    Returns:
+        Their indices, rising.
+    """
+    kept: list[int] = []
+    free = np.ones(len(xy), dtype=bool)
+    while free.any() and len(kept) < most:
+        kept.append(int(free.argmax()))
+        free &= np.abs(xy - xy[kept[-1]]).max(1) > radius
+    return np.array(kept, dtype=np.int64)

@@ -23,7 +23,7 @@ from uld.base.errors import ULDError
 from uld.base.params import CLOSED
 from uld.geometry import coords
 from uld.keypoints import weights
-from uld.keypoints.base import Keypoints
+from uld.keypoints.base import Keypoints, apart
 
 log = logging.getLogger(__name__)
 
@@ -201,23 +201,6 @@ class Learned(Keypoints):
         x = F.interpolate(x, scale_factor=self.params.scale, mode="bilinear", align_corners=False)
         extra = -x.shape[-1] % self._network.MULTIPLE
         return F.pad(x, (0, extra, 0, extra), mode="replicate")
-
-
-def apart(xy: NDArray[np.float32], radius: float, most: int) -> NDArray[np.int64]:
-    """Greedy suppression: which of the points (P, 2), the best first, stay when each takes a square around it.
-
-    Args:
-        xy: in any unit. radius: half a side of the square, in it. most: points that stay, at most.
-
-    Returns:
-        Their indices, rising.
-    """
-    kept: list[int] = []
-    free = np.ones(len(xy), dtype=bool)
-    while free.any() and len(kept) < most:
-        kept.append(int(free.argmax()))
-        free &= np.abs(xy - xy[kept[-1]]).max(1) > radius
-    return np.array(kept, dtype=np.int64)
 
 
 def installed(name: str) -> Path:

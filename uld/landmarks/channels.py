@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from uld.artifacts.found import Found
 from uld.artifacts.labels import Labels
 from uld.base import progress
 from uld.base.errors import ULDError
 from uld.cluster import kmeans
 from uld.cluster.kmeans import Clusters
 from uld.cluster.quality import quality
-from uld.cluster.spool import Spool, pieces
+from uld.cluster.spool import Spool, Table, pieces
 from uld.geometry import sampling
 from uld.geometry.frames import Rows
 from uld.landmarks import label, match
@@ -42,7 +43,7 @@ def discovery(task: Task, average: bool) -> Discovery:
             total = total + one
         parts.append(source.to_image(batch, at.cpu().numpy(), view).reshape(-1, 2))
         x.append(found.reshape(-1, found.shape[2]))
-    clusters = _clusters(x, total / np.float32(len(rows)), len(rows))
+    clusters = of_labels(x, np.tile(np.arange(count), len(rows)), total / np.float32(len(rows)))
     landmarks = summarise(np.repeat(rows, count), np.concatenate(parts), x, clusters, task.rng)
     return Discovery(replace(landmarks, mirror=turns), quality(x, clusters, task.rng))
 
@@ -75,20 +76,33 @@ def _unmirrored(source: Source, rows: Rows, view: View) -> Tensor:
     return source.maps(rows, source.views.mirror(view)).heat.flip(-1)
 
 
-def _clusters(x: Spool, centroids: NDArray[np.float32], images: int) -> Clusters:
-    """Clusters of points that lie image by image, the K landmarks of each in order."""
-    own = np.tile(np.arange(len(centroids)), images)
+def of_labels(x: Table, own: NDArray[np.int64], centroids: NDArray[np.float32]) -> Clusters:
+    """Clusters of points whose labels are given, and not by the nearest centroid.
+
+    Args:
+        x: (M, D). own: (M,) cluster of each point. centroids: (K, D) of the clusters.
+    """
     distance = np.concatenate([((x[piece] - centroids[own[piece]]) ** 2).sum(1) for piece in pieces(len(x))])
     inertia = float(distance.sum(dtype=np.float64))
-    return Clusters(centroids, own, distance, np.full(len(centroids), images), inertia, distance.size)
+    counts = np.bincount(own, minlength=len(centroids))
+    return Clusters(centroids, own, distance, counts, inertia, distance.size)
 
 
-def tops(heat: Tensor, inside: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def find(heat: Tensor, inside: Tensor, count: int, threshold: float) -> Found:
+    """`tops` as landmarks; one is missing where its heat is below the threshold, and has a dense match all the same."""
+    at, height = tops(heat, inside, count)
+    xy, score = at.cpu().numpy(), height.cpu().numpy()
+    missing = score < threshold
+    seen_xy, seen = np.where(missing[..., None], np.nan, xy), np.where(missing, np.nan, score)
+    return Found(seen_xy.astype(np.float32), seen.astype(np.float32), xy, score)
+
+
+def tops(heat: Tensor, inside: Tensor, count: int, *, refine: bool = True) -> tuple[Tensor, Tensor]:
     """Highest cell of each heat map in the ROI, moved to the top of the Gaussian around it.
 
     Args:
         heat: (B, K, G, G) in [0, 1]. inside: (B, G, G) bool; an image without any cell inside is searched as a whole.
-        count: K, as asked for.
+        count: K, as asked for. refine: whether it is moved; else xy is the cell.
 
     Returns:
         xy (B, K, 2) in cells and the heat (B, K) of the cell.
@@ -99,12 +113,12 @@ def tops(heat: Tensor, inside: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if heat.shape[1] != count:
         raise ULDError(
             f"the model has {heat.shape[1]} heat maps for {count} landmarks: give the row as many landmarks, and a "
-            f"start whose method is mallis_d_detector."
+            f"start whose method gives each one a heat map of its own: mallis_d_detector or mallis_ch4_detector."
         )
     outside = ~(inside | ~inside.flatten(1).any(1)[:, None, None])[:, None]
     # the logarithm of a Gaussian is a paraboloid, whose top the quadratic finds exactly
     surface = heat.log().masked_fill(outside, -torch.inf)
-    return match.best(heat.masked_fill(outside, -torch.inf), surface, True, heat)
+    return match.best(heat.masked_fill(outside, -torch.inf), surface, refine, heat)
 
 
 def mirror_votes(

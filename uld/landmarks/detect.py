@@ -54,12 +54,23 @@ def detect(descriptors: torch.Tensor, heat: torch.Tensor, inside: torch.Tensor, 
     Args:
         descriptors: (B, D, G, G). heat: (B, G, G) in [0, 1]. inside: (B, G, G) bool.
     """
+    image, xy, score = maxima(heat, inside, params)
+    index = torch.from_numpy(image).to(heat.device)
+    table = F.normalize(sampling.sample_each(descriptors, index, xy), dim=1)
+    return Points(image, xy.cpu().numpy(), score, table.cpu().numpy())
+
+
+def maxima(
+    heat: torch.Tensor, inside: torch.Tensor, params: PeakParams
+) -> tuple[NDArray[np.int64], torch.Tensor, NDArray[np.float32]]:
+    """The points of `detect` alone, sorted by image and then by falling heat.
+
+    Returns:
+        image (P,) index in the batch, xy (P, 2) in cells on the device, score (P,) heat.
+    """
     found = peaks.peaks(heat, inside, params.radius, 0, max(params.max_points, params.min_points))
     rank = np.arange(len(found.image)) - np.searchsorted(found.image, found.image)
     kept = ((found.score >= params.threshold) & (rank < params.max_points)) | (rank < params.min_points)
     image, score = found.image[kept], found.score[kept]
-    index = torch.from_numpy(image).to(heat.device)
     cell = torch.from_numpy(found.xy[kept]).to(heat.device)
-    xy = cell + peaks.quadratic(heat, index, cell.long())
-    table = F.normalize(sampling.sample_each(descriptors, index, xy), dim=1)
-    return Points(image, xy.cpu().numpy(), score, table.cpu().numpy())
+    return image, cell + peaks.quadratic(heat, torch.from_numpy(image).to(heat.device), cell.long()), score

@@ -17,6 +17,10 @@ METHODS = {
     "duld_pp_full_vae": "uld.methods.duld_pp:DULDPP",  # the same with another loss in its block
     "mallis_d": "uld.methods.mallis_d:MallisD",
     "mallis_d_detector": "uld.methods.mallis_d_detector:MallisDDetector",
+    "mallis_ch4": "uld.methods.mallis_ch4:MallisCh4",
+    "mallis_ch4_detector": "uld.methods.mallis_ch4_detector:MallisCh4Detector",
+    "mallis_ch5": "uld.methods.mallis_ch5:MallisCh5",
+    "mallis_ch5_detector": "uld.methods.mallis_ch5_detector:MallisCh5Detector",
     "position": "uld.methods.position:Position",
     "mean_shape": "uld.methods.mean_shape:MeanShape",
 }

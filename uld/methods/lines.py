@@ -19,6 +19,7 @@ class RoundParams:
     reads: str
     start: str
     method: str
+    landmarks: Annotated[int, Field(ge=0)] | None = None  # K; None: that of the project
 
 
 @dataclass(frozen=True, config=CLOSED)

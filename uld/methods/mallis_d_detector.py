@@ -6,7 +6,6 @@ a channel of its own, which then finds the landmark in every image, also where t
 
 from typing import Annotated, Literal
 
-import numpy as np
 import pandas as pd
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -83,8 +82,4 @@ class MallisDDetector(Method):
         heat = source.maps(rows, view).heat
         if self.params.average:
             heat = channels.averaged(source, rows, view, heat, landmarks.known_mirror())
-        at, height = channels.tops(heat, source.inside(rows, view), len(landmarks.centroids))
-        xy, score = at.cpu().numpy(), height.cpu().numpy()
-        missing = score < self.params.threshold
-        seen_xy, seen = np.where(missing[..., None], np.nan, xy), np.where(missing, np.nan, score)
-        return Found(seen_xy.astype(np.float32), seen.astype(np.float32), xy, score)
+        return channels.find(heat, source.inside(rows, view), len(landmarks.centroids), self.params.threshold)

@@ -1,6 +1,5 @@
 """Baseline without landmarks: its forward error is what predicting the mean training shape for every image costs."""
 
-import numpy as np
 from pydantic.dataclasses import dataclass
 
 from uld.artifacts.found import Found
@@ -28,15 +27,7 @@ class MeanShape(Method):
 
     def discover(self, task: Task) -> Discovery:
         """No landmark and no figure."""
-        landmarks = Landmarks(
-            centroids=np.empty((0, 0), dtype=np.float32),
-            counts=np.empty(0, dtype=np.int64),
-            exemplar_image=np.empty((0, 0), dtype=np.int64),
-            exemplar_xy=np.empty((0, 0, 2), dtype=np.float32),
-            sample=np.empty((0, 0), dtype=np.float16),
-            sample_label=np.empty(0, dtype=np.int64),
-        )
-        return Discovery(landmarks, {})
+        return Discovery(Landmarks.none(), {})
 
     # --- find ---
 

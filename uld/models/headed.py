@@ -3,6 +3,9 @@
 from copy import deepcopy
 from typing import Any, Self
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from uld.base.errors import ULDError
@@ -49,6 +52,18 @@ class Headed(Model):
         assert isinstance(last, nn.Conv2d)
         other.detector_head[-1] = quiet(nn.Conv2d(last.in_channels, channels, 1)).to(last.weight.device)
         other.channels = channels
+        return other
+
+    def kept_channels(self, kept: NDArray[np.int64]) -> Self:
+        """The same model with some of its heat maps, `kept` (C,) in their order; what they say does not change."""
+        other = deepcopy(self)
+        last = other.detector_head[-1]
+        assert isinstance(last, nn.Conv2d)
+        index = torch.from_numpy(kept).to(last.weight.device)
+        fewer = nn.Conv2d(last.in_channels, len(kept), 1)
+        fewer.load_state_dict({name: value[index] for name, value in last.state_dict().items()})
+        other.detector_head[-1] = fewer.to(last.weight.device)
+        other.channels = len(kept)
         return other
 
     def with_pose(self, pose: PoseVAE) -> Self:

@@ -86,14 +86,12 @@ def teacher(p: BootstrapParams, key: str) -> Any:
     Raises:
         ParamsError: an unknown teacher, params that are not its own, or others that need its points where it has none.
     """
-    rest = dict(p.keypoints)
-    by = str(rest.pop("by", None))
-    if by not in (SILK, *keypoints.POINTS):
-        known = ", ".join((SILK, *keypoints.POINTS))
-        raise ParamsError(f"params.yaml: {key}.keypoints.by: must be one of {known}, not '{by}'.")
-    if by == SILK:
-        _refuse_points(p, key)
-    return build(SilkParams if by == SILK else keypoints.load(by).Params, rest, f"{key}.keypoints")
+    place = f"{key}.keypoints"
+    by, rest = keypoints.named(p.keypoints, place, SILK)
+    if by != SILK:
+        return keypoints.chosen(p.keypoints, place)[1]
+    _refuse_points(p, key)
+    return build(SilkParams, rest, place)
 
 
 def _refuse_points(p: BootstrapParams, key: str) -> None:

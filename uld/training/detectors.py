@@ -2,8 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -29,17 +31,26 @@ class DetectorsParams:
     lr: Annotated[float, Field(gt=0)]  # of the detector head
     lr_rest: Annotated[float, Field(ge=0)]  # of all else
     optimiser: OptimiserParams
-    loss: Literal["bce", "mse"]
+    loss: Literal["bce", "mse", "present_mse"]  # functions of `uld.losses.mallis`
     sigma: Annotated[float, Field(ge=0)]  # cells, of the Gaussian that a channel learns; 0: one cell
 
 
-def train(model: Model, training: Training, p: DetectorsParams) -> tuple[Model, pd.DataFrame]:
-    """Each channel learns the Gaussian of its landmark, where there is a label."""
-    loss_of = {"bce": mallis.channel_bce, "mse": mallis.channel_mse}[p.loss]
-    one = trainable(model, training)
+LOSSES = {"bce": mallis.channel_bce, "mse": mallis.channel_mse, "present_mse": mallis.present_mse}
+
+
+def train(
+    model: Model, training: Training, p: DetectorsParams, kept: NDArray[np.int64] | None = None
+) -> tuple[Model, pd.DataFrame]:
+    """Each channel learns the Gaussian of its landmark, where there is a label.
+
+    Args:
+        kept: (K,) which heat map of the model each landmark goes on with; None: all K are new.
+    """
+    loss_of = LOSSES[p.loss]
+    one = trainable(model, training, several=kept is not None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(training.rng(p.steps).integers(2**31)))  # no step draws from this stream
-        headed = one.with_channels(training.labels.count)
+        headed = one.with_channels(training.labels.count) if kept is None else one.kept_channels(kept)
     images = labelled(training, model)
 
     def draw(number: int) -> tuple[Batch, Tensor]:

@@ -51,8 +51,11 @@ def labelled(training: Training, model: Model) -> LabelledImages:
     return LabelledImages(training.labels, training.views, model.maps_read(), rows)
 
 
-def trainable(model: Model, training: Training) -> Headed:
+def trainable(model: Model, training: Training, *, several: bool = False) -> Headed:
     """The model that a round starts from.
+
+    Args:
+        several: whether it may have several heat maps.
 
     Raises:
         ULDError: it cannot be trained, has several heat maps, or there are no labels.
@@ -60,7 +63,7 @@ def trainable(model: Model, training: Training) -> Headed:
     name = training.name
     if not isinstance(model, Headed):
         raise ULDError(f"{name}: a round needs a model to train: start it from a start of model heads or encoder.")
-    if model.channels != 1:
+    if model.channels != 1 and not several:
         raise ULDError(f"{name}: its start has {model.channels} heat maps, not one: start it from an earlier round.")
     if not len(training.labels.image):
         raise ULDError(f"{name}: its labels are empty: lower methods.*.cluster.detect.threshold or raise min_points.")

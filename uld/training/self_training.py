@@ -1,5 +1,6 @@
 """A round of training on pseudo-labels: the detector fires there and descriptors agree there (D-ULD, section 3.2)."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 import numpy as np
@@ -20,10 +21,14 @@ from uld.training.descriptor_contrast import contrast, draw_cells
 from uld.training.labelled import LabelledImages, trainable
 from uld.training.optimiser import OptimiserParams, descend
 
+# the loss of a round's descriptors: of descriptors, the batch, its labels, and what was drawn beside it for the loss
+Compare = Callable[[Tensor, Batch, Tensor, Tensor], Tensor]
+Drawn = tuple[Batch, Tensor, Tensor]
+
 
 @dataclass(frozen=True, config=CLOSED)
-class SelfTrainingParams:
-    """Training of a round."""
+class PairParams:
+    """Training of a round on pairs of views, whatever the loss of descriptors."""
 
     steps: Annotated[int, Field(ge=0)]
     pairs: Annotated[int, Field(ge=1)]  # of views, a step
@@ -32,10 +37,16 @@ class SelfTrainingParams:
     optimiser: OptimiserParams
     other_image: Annotated[float, Field(ge=0, le=1)]  # share of pairs of two images; the rest are two views of one
     sigma: Annotated[float, Field(ge=0)]  # cells, of the Gaussians that the detector learns; 0: one cell
+    descriptor_weight: Annotated[float, Field(ge=0)]  # of the contrastive loss against the detector's
+
+
+@dataclass(frozen=True, config=CLOSED)
+class SelfTrainingParams(PairParams):
+    """Training of a round."""
+
     margin: Annotated[float, Field(gt=0)]  # of the contrastive loss
     negatives: Annotated[int, Field(ge=0)]  # random cells a view
     min_distance: Annotated[float, Field(ge=0)]  # cells between a point and its negatives, at least
-    descriptor_weight: Annotated[float, Field(ge=0)]  # of the contrastive loss against the detector's
 
 
 def train(
@@ -52,30 +63,59 @@ def train(
     Raises:
         ULDError: the model cannot be trained or has several heat maps, there are no labels, or descriptors collapse.
     """
+
+    def draw(images: LabelledImages, rng: np.random.Generator) -> Drawn:
+        return draw_pairs(images, p, rng)
+
+    def within_views(looks: Tensor, batch: Batch, xy: Tensor, cells: Tensor) -> Tensor:
+        return contrast(looks, xy, cells, batch.inside, p.margin, p.min_distance)
+
+    return train_on_pairs(model, training, p, rows, draw, within_views)
+
+
+def train_on_pairs(
+    model: Model,
+    training: Training,
+    p: PairParams,
+    rows: NDArray[np.int64] | None,
+    draw: Callable[[LabelledImages, np.random.Generator], Drawn],
+    compare: Compare,
+) -> tuple[Model, pd.DataFrame]:
+    """`train` with a loss of descriptors of its own.
+
+    Args:
+        draw: what a step sees: 2P views, first all first ones, their labels (2P, K, 2) in cells, NaN where absent, and
+            what the loss needs beside them. compare: that loss.
+    """
     headed = trainable(model, training)
     images = LabelledImages(training.labels, training.views, model.maps_read(), rows)
-    batches = Ahead(lambda step: draw_pairs(images, p, training.rng(step)), p.steps)
+    batches = Ahead(lambda step: draw(images, training.rng(step)), p.steps)
 
     def step(number: int) -> tuple[Tensor, dict[str, Tensor]]:
-        batch, xy, cells = batches(number)
+        batch, xy, others = batches(number)
         maps = batch.through(headed)
         refuse_collapse(maps.looks, training.name)
         target = heatmaps.render(xy, headed.grid, p.sigma)
         detector = 2 * duld.detector_mse(maps.heat[:, 0], target, batch.inside)
-        descriptor = contrast(maps.looks, xy, cells, batch.inside, p.margin, p.min_distance)
+        descriptor = compare(maps.looks, batch, xy, others)
         return detector + p.descriptor_weight * descriptor, {"detector": detector, "descriptor": descriptor}
 
     groups = headed.groups(p.lr, p.descriptor_lr)
     return headed, descend(headed, groups, p.steps, step, p.optimiser, training, training.name)
 
 
-def draw_pairs(images: LabelledImages, p: SelfTrainingParams, rng: np.random.Generator) -> tuple[Batch, Tensor, Tensor]:
-    """Draw P pairs of views: of two images, or of one; each is flipped or not.
+def draw_pairs(images: LabelledImages, p: SelfTrainingParams, rng: np.random.Generator) -> Drawn:
+    """Draw P pairs of views as `pair_up` does, and n random cells of each.
 
     Returns:
         The batch of 2P items, first all first ones; labels (2P, K, 2) in cells, NaN where absent; cells (2P, n, 2).
     """
+    batch, xy = pair_up(images, p, rng)
+    return batch, xy, draw_cells(batch, p.negatives, rng)
+
+
+def pair_up(images: LabelledImages, p: PairParams, rng: np.random.Generator) -> tuple[Batch, Tensor]:
+    """Draw P pairs of views: of two images, or of one; each is flipped or not. The batch and its labels."""
     first = rng.choice(images.images, p.pairs)
     second = np.where(rng.random(p.pairs) < p.other_image, rng.choice(images.images, p.pairs), first)
-    batch, xy = images.draw(np.concatenate([first, second]), rng)
-    return batch, xy, draw_cells(batch, p.negatives, rng)
+    return images.draw(np.concatenate([first, second]), rng)
