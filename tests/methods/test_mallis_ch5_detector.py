@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from tests.labels import taken
 from tests.methods.conftest import PARTS, PLAIN, Course, Planted, task
@@ -13,11 +14,12 @@ from tests.training.adam import ADAM
 from uld.artifacts.labels import Labels
 from uld.base.errors import ULDError
 from uld.base.params import build
-from uld.landmarks.merge import CHANNEL, NEW
+from uld.landmarks.merge import CHANNEL, NEW, relabelled
 from uld.methods import load
 from uld.methods.base import Labelled, Method, Training
 from uld.models.base import Model
 from uld.models.headed import Headed
+from uld.training.detectors import kept_moments
 
 TRAIN = {"steps": 80, "views": 8, "lr": 1e-2, "lr_rest": 1e-3, "optimiser": ADAM, "loss": "present_mse", "sigma": 0.75}
 BLOCK = {"min_labels": 20, "confident": 0.2, "near": 1.425, "merge": 0.7, "threshold": 0.0}
@@ -124,6 +126,24 @@ def test_before_there_are_heat_maps_labels_are_described(planted: Planted) -> No
     found = method(min_labels=8).discover(task(planted, ROWS, 99, first_stage(planted)))
     part = found.landmarks.centroids[:, 1 : 1 + PARTS].argmax(1)
     assert part.tolist() == [0, 1, 2, 3, 0, 0] and found.landmarks.counts.tolist() == [10, 38, 38, 38, 10, 18]
+
+
+def test_the_optimiser_goes_on(planted: Planted, course: Course, capsys: pytest.CaptureFixture[str]) -> None:
+    """It remembers the heat maps that are left, each under its new number."""
+    carried = {"optimiser": ADAM | {"carried": True}, "steps": 2}
+    first = course.training(label(planted, first_stage(planted), min_labels=8).labels)
+    head, _ = train(course.head(), first, **carried)
+    last = len(list(head.detector_head.parameters())) - 2
+    kept, key = np.array([5, 1]), f"0.{last}.exp_avg_sq"
+    assert isinstance(head, Headed) and first.moments[key].shape[0] == 6
+    found = kept_moments(first.moments, head, kept)
+    assert set(found) == {f"0.{place}.{name}" for place in (last, last + 1) for name in ("exp_avg", "exp_avg_sq")}
+    assert torch.equal(found[key], first.moments[key][[5, 1]])
+    labels = relabelled(first.labels, np.array([1, 1, 2, 3, 1, 5]))
+    later = replace(course.training(labels), moments=dict(first.moments))
+    ended, _ = train(head, later, **carried)
+    assert ended.channels == 4 and later.moments[key].shape[0] == 4
+    assert "begins anew" not in capsys.readouterr().out
 
 
 def test_one_landmark_is_a_heat_map_too(planted: Planted, course: Course) -> None:

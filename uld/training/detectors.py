@@ -51,6 +51,8 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(training.rng(p.steps).integers(2**31)))  # no step draws from this stream
         headed = one.with_channels(training.labels.count) if kept is None else one.kept_channels(kept)
+    if kept is not None:
+        training.moments.update(kept_moments(training.moments, headed, kept))
     images = labelled(training, model)
 
     def draw(number: int) -> tuple[Batch, Tensor]:
@@ -69,6 +71,17 @@ def train(
         return loss, {"present": present.float().mean()}
 
     return headed, descend(headed, groups(headed, p), p.steps, step, p.optimiser, training, training.name)
+
+
+def kept_moments(moments: dict[str, Tensor], model: Headed, kept: NDArray[np.int64]) -> dict[str, Tensor]:
+    """What the optimiser remembers of the last layer of the detector, of the heat maps `kept` (K,) alone.
+
+    Args:
+        moments: of a round that was trained by `train`, as `fit.optimiser_state` gives them, by the order of `groups`.
+    """
+    last = len(list(model.detector_head.parameters()))
+    own = tuple(f"0.{place}." for place in (last - 2, last - 1))  # its weight and its bias
+    return {key: value[kept] for key, value in moments.items() if key.startswith(own) and value.ndim}
 
 
 def groups(model: Headed, p: DetectorsParams) -> list[dict[str, Any]]:
