@@ -22,7 +22,12 @@ def lines(page: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("page", "preset"), [("docs/papers/d-uld.md", "paper"), ("docs/papers/mallis.md", "mallis-ch6")]
+    ("page", "preset"),
+    [
+        ("docs/papers/d-uld.md", "paper"),
+        ("docs/papers/mallis.md", "mallis-ch6"),
+        ("docs/papers/mallis-ch4.md", "mallis-ch4"),
+    ],
 )
 def test_a_page_says_what_its_preset_sets(page: str, preset: str, project: Path, uld) -> None:
     shutil.copy(ROOT / "studies/ablation/params.yaml", project / "params.yaml")

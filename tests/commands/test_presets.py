@@ -14,7 +14,10 @@ from uld.commands.presets import hydra
 from uld.models import aggregator
 
 NAMES = presets.names()
-WHOLE = {"mallis-ch6"}  # they replace whole tables, comments and all, and are no experiment of another project
+WHOLE = {
+    "mallis-ch4",
+    "mallis-ch6",
+}  # they replace whole tables, comments and all, and are no experiment of another project
 CHANGES = [name for name in NAMES if name not in WHOLE]
 ROOT = Path(__file__).parents[2]
 PROJECTS = ["params.yaml", "studies/ablation/params.yaml"]
