@@ -26,6 +26,7 @@ def lines(page: str) -> list[tuple[str, str]]:
     [
         ("docs/papers/d-uld.md", "paper"),
         ("docs/papers/mallis.md", "mallis-ch6"),
+        ("docs/papers/mallis-ch5.md", "mallis-ch5"),
         ("docs/papers/mallis-ch4.md", "mallis-ch4"),
     ],
 )

@@ -14,10 +14,7 @@ from uld.commands.presets import hydra
 from uld.models import aggregator
 
 NAMES = presets.names()
-WHOLE = {
-    "mallis-ch4",
-    "mallis-ch6",
-}  # they replace whole tables, comments and all, and are no experiment of another project
+WHOLE = {"mallis-ch4", "mallis-ch5", "mallis-ch6"}  # they replace tables, comments and all: no experiment elsewhere
 CHANGES = [name for name in NAMES if name not in WHOLE]
 ROOT = Path(__file__).parents[2]
 PROJECTS = ["params.yaml", "studies/ablation/params.yaml"]
@@ -160,6 +157,15 @@ def test_superpoint_comes_with_its_licence(project, uld) -> None:
 def test_of_a_whole_table_the_lines_are_named(project, uld) -> None:
     shown = uld("preset", "mallis-ch6").output
     assert "{frozen, silk} -> {hourglass}" in shown and "-> {}" in shown and "rounds of mallis_d: 34" in shown
+
+
+def test_rounds_keep_the_landmarks_of_their_first_line(project, uld) -> None:
+    assert uld("preset", "mallis-ch5", "--write").exit_code == 0
+    rounds = params.load(project / "params.yaml")["rounds"]
+    own = {name: line.get("landmarks") for name, line in rounds.items() if line["method"].startswith("mallis_ch5")}
+    assert len(own) == 1 + 28 + 1 + 5
+    assert {name for name, count in own.items() if count != 100} == {f"mallis_ch5_detector-{n}" for n in range(1, 6)}
+    assert rounds["mallis_ch5-labels-1"]["start"] == "mallis_ch5-28"
 
 
 def test_xfeat_says_where_its_weights_are(project, uld) -> None:

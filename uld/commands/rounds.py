@@ -16,7 +16,7 @@ def chain(path: Path, method: str, count: int, start: str | None = None) -> list
     """Write the lines `<method>-1` ... `<method>-<count>`; the method's later lines, if any, are taken out.
 
     Rows, and rounds of other methods, that start from the method's last round go on starting from its last round. A
-    chain reads what the model reads that it starts from.
+    chain reads what the model reads that it starts from, and has the `landmarks` of its first line, where that has any.
 
     Args:
         path: params.yaml.
@@ -50,7 +50,10 @@ def chain(path: Path, method: str, count: int, start: str | None = None) -> list
         raise ParamsError(f"{count} rounds of '{method}': at least 1 is needed.")
     wanted = [f"{method}-{number}" for number in range(1, count + 1)]
     before, reads = [start, *wanted], _reads(tree, start)
-    blocks = {line: {"reads": reads, "start": one, "method": method} for line, one in zip(wanted, before, strict=False)}
+    own = {key: value for key, value in rounds.get(f"{method}-1", {}).items() if key == "landmarks"}
+    blocks = {
+        line: {"reads": reads, "start": one, "method": method} | own for line, one in zip(wanted, before, strict=False)
+    }
     last = max(ours, key=lambda line: int(line.rpartition("-")[2]), default=None)
     _refuse_in_use(tree, set(ours) - {last, *wanted}, {*ours, *wanted}, path)
     text = _splice(path.read_text(), tree, ours, blocks, path)
@@ -85,11 +88,11 @@ def _refuse_in_use(tree: CommentedMap, gone: set[str], own: set[str], path: Path
                 )
 
 
-def _line(name: str, block: dict[str, str]) -> str:
+def _line(name: str, block: dict[str, Any]) -> str:
     return f"  {name}: {{{', '.join(f'{key}: {value}' for key, value in block.items())}}}"
 
 
-def _splice(text: str, tree: CommentedMap, old: list[str], blocks: dict[str, dict[str, str]], path: Path) -> str:
+def _splice(text: str, tree: CommentedMap, old: list[str], blocks: dict[str, dict[str, Any]], path: Path) -> str:
     """The text with the lines `old` of the table replaced by `blocks`; a line that stays the same keeps its comment.
 
     Cut and paste on the text, because a YAML writer hangs the comments below a table on its last line and moves them.
