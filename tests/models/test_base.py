@@ -41,7 +41,7 @@ def test_models_by_name_and_names_of_models() -> None:
 
 
 def test_what_models_can_do() -> None:
-    assert [models.kind(name).reads_pixels for name in models.MODELS] == [False, False, True]
+    assert [models.kind(name).reads_pixels for name in models.MODELS] == [False, False, True, True]
     plain, encoder = Frozen(["l00_t1"], [3], 2, 4, "image"), Encoder(16, 8, [4], 3, 4, 2, channels=5)
     assert (plain.channels, plain.encodes, plain.maps_read()) == (0, False, ["l00_t1"])
     assert (encoder.channels, encoder.encodes, encoder.maps_read()) == (5, False, [])

@@ -1,6 +1,5 @@
 """The plain encoder: its sizes, what a cell sees of the image, and what stays when a part of it is exchanged."""
 
-import json
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ from torch import Tensor
 from uld.base.errors import ParamsError
 from uld.base.params import build
 from uld.models.encoder import Encoder, EncoderParams
-from uld.models.pose import PoseVAE
 
 SIZE, GRID, DIMS = 32, 8, 6
 SIZES: dict[str, Any] = {"grid": GRID, "widths": [8, 12, 12], "dims": DIMS, "hidden": 8, "groups": 4}
@@ -68,13 +66,6 @@ def test_params_are_the_arguments() -> None:
 # --- what it computes ---
 
 
-def test_the_same_weights_say_the_same() -> None:
-    one, other = make()(images()), make()(images())
-    assert torch.equal(one.looks, other.looks) and torch.equal(one.heat, other.heat)
-    apart = make()(images(3)).looks[:2] - one.looks  # whatever else is in the batch
-    assert apart.abs().max() < 1e-5
-
-
 def reach(model: Encoder) -> Tensor:
     """(SIZE, SIZE) bool: the pixels that the convolutions of the trunk show to the middle cell.
 
@@ -100,18 +91,6 @@ def test_a_cell_sees_as_far_as_the_dilations_say(dilated: int, cells: int) -> No
     assert torch.equal(found.any(0), lines) and torch.equal(found.any(1), lines)
 
 
-def test_everything_learns() -> None:
-    model = make()
-    maps = model(images())
-    weight = torch.randn(maps.looks.shape, generator=torch.Generator().manual_seed(1))
-    ((maps.looks * weight).sum() + maps.heat.sum()).backward()
-    assert all(value.grad is not None and value.grad.any() for value in model.parameters())
-    rest, own = model.groups(1e-3, 1e-5)
-    ids = [id(one) for group in (rest, own) for one in group["params"]]
-    assert sorted(ids) == sorted(map(id, model.parameters())) and (rest["lr"], own["lr"]) == (1e-3, 1e-5)
-    assert set(map(id, own["params"])) == set(map(id, model.descriptor_head.parameters()))
-
-
 # --- parts that are exchanged ---
 
 
@@ -127,28 +106,3 @@ def test_other_channels_leave_descriptors_alone() -> None:
         "detector_head.3.weight",
         "detector_head.3.bias",
     }
-
-
-def posed() -> Encoder:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(6)
-        return make().with_pose(PoseVAE(GRID, 3, (4, 8), 2, "points")).eval()
-
-
-def test_a_pose_part_leaves_the_others_alone() -> None:
-    model = posed()
-    found, want = model(images()), make()(images())
-    assert model.encodes and torch.equal(found.looks, want.looks) and torch.equal(found.heat, want.heat)
-    assert found.code is not None and found.code.shape == (2, 3) and model.pose is not None
-    assert torch.equal(found.code, model.pose.encode(found.heat)[0])
-    assert model.train()(images()).code is None  # nobody asks for codes while it learns
-
-
-@pytest.mark.parametrize("model", [make(), make(channels=4), posed()])
-def test_built_again_from_its_arguments(model: Encoder) -> None:
-    again = Encoder.of(json.loads(json.dumps(model.about())))
-    again.load_state_dict(model.state_dict())
-    assert again.about() == model.about()
-    found, want = again.eval()(images()), model.eval()(images())
-    assert torch.equal(found.looks, want.looks) and torch.equal(found.heat, want.heat)
-    assert (found.code is None) == (model.pose is None)

@@ -1,6 +1,5 @@
 """The hourglass: the published sizes, what it computes, and what stays when a part of it is exchanged."""
 
-import json
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from uld.base.errors import ParamsError
 from uld.base.params import build
 from uld.models.hourglass import Block, Hourglass, HourglassParams, Level
-from uld.models.pose import PoseVAE
 
 SIZE, GRID, DIMS = 32, 8, 6
 SIZES: dict[str, Any] = {"grid": GRID, "width": 32, "depth": 2, "dims": DIMS, "groups": 4}
@@ -123,25 +121,6 @@ def test_a_level_by_hand() -> None:
     torch.testing.assert_close(level(x), level.past(x) + large)
 
 
-def test_the_same_weights_say_the_same() -> None:
-    one, other = make()(images()), make()(images())
-    assert torch.equal(one.looks, other.looks) and torch.equal(one.heat, other.heat)
-    apart = make()(images(3)).looks[:2] - one.looks  # whatever else is in the batch
-    assert apart.abs().max() < 1e-5
-
-
-def test_everything_learns() -> None:
-    model = make()
-    maps = model(images())
-    weight = torch.randn(maps.looks.shape, generator=torch.Generator().manual_seed(1))
-    ((maps.looks * weight).sum() + maps.heat.sum()).backward()
-    assert all(value.grad is not None and value.grad.any() for value in model.parameters())
-    rest, own = model.groups(1e-3, 1e-5)
-    ids = [id(one) for group in (rest, own) for one in group["params"]]
-    assert sorted(ids) == sorted(map(id, model.parameters())) and (rest["lr"], own["lr"]) == (1e-3, 1e-5)
-    assert set(map(id, own["params"])) == set(map(id, model.descriptor_head.parameters()))
-
-
 # --- parts that are exchanged ---
 
 
@@ -166,19 +145,3 @@ def test_heat_maps_that_are_kept_say_the_same() -> None:
     assert torch.equal(now.heat, before.heat[:, kept]) and torch.equal(now.looks, before.looks)
     assert all(one.requires_grad for one in fewer.parameters())
     assert {id(one) for one in model.parameters()}.isdisjoint(map(id, fewer.parameters()))
-
-
-def posed() -> Hourglass:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(6)
-        return make().with_pose(PoseVAE(GRID, 3, (4, 8), 2, "points")).eval()
-
-
-@pytest.mark.parametrize("model", [make(), make(channels=4), posed()])
-def test_built_again_from_its_arguments(model: Hourglass) -> None:
-    again = Hourglass.of(json.loads(json.dumps(model.about())))
-    again.load_state_dict(model.state_dict())
-    assert again.about() == model.about()
-    found, want = again.eval()(images()), model.eval()(images())
-    assert torch.equal(found.looks, want.looks) and torch.equal(found.heat, want.heat)
-    assert (found.code is None) == (model.pose is None)

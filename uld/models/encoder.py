@@ -1,16 +1,15 @@
 """A plain convolutional encoder of images with the two heads of D-ULD: the smallest model that reads pixels."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch.nn.functional as F
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from uld.base.errors import ParamsError
 from uld.base.params import CLOSED
-from uld.models.base import Inputs, Maps
-from uld.models.headed import Headed, quiet, two_layers
+from uld.models.headed import quiet, two_layers
+from uld.models.on_crops import CropModel
 from uld.models.pose import PoseVAE
 
 
@@ -25,14 +24,14 @@ class EncoderParams:
     groups: Annotated[int, Field(ge=1)]  # of every group norm
 
 
-class Encoder(Headed):
+class Encoder(CropModel):
     """Images (B, 3, S, S) in [0, 1] -> descriptors (B, D, G, G) of unit length and heat maps (B, C, G, G).
 
     The first convolutions halve the image until it has G cells a side; the others see twice as far each, so that a cell
     knows what lies around it at full resolution.
     """
 
-    reads_pixels = True
+    ARGUMENTS = ("size", "grid", "widths", "dims", "hidden", "channels")
 
     def __init__(
         self,
@@ -74,30 +73,9 @@ class Encoder(Headed):
         quiet(self.detector_head[-1])  # type: ignore[arg-type]
         self.pose = pose
 
-    @classmethod
-    def of(cls, about: dict[str, Any]) -> "Encoder":
-        """The model with the arguments that `about` gave."""
-        pose = about["pose"]
-        return cls(**about | {"pose": None if pose is None else PoseVAE(**pose)})
-
-    def about(self) -> dict[str, Any]:
-        """The arguments of the constructor, as a JSON tree."""
-        keys = ("size", "grid", "widths", "dims", "hidden", "channels")
-        pose = None if self.pose is None else self.pose.about()
-        return {key: getattr(self, key) for key in keys} | {"groups": self.groups_of_norm, "pose": pose}
-
-    def forward(self, inputs: Inputs) -> Maps:
-        """Descriptors, logits of the heat maps, and pose codes where there is a pose part."""
-        seen = self._seen(inputs)
-        return self.coded(F.normalize(self.descriptor_head(seen), dim=1), self.detector_head(seen))
-
-    def describe(self, inputs: Inputs) -> Tensor:
-        """Descriptors alone."""
-        return F.normalize(self.descriptor_head(self._seen(inputs)), dim=1)
-
-    def _seen(self, inputs: Inputs) -> Tensor:
-        assert isinstance(inputs, Tensor)
-        seen: Tensor = self.trunk(2 * inputs - 1)
+    def see(self, images: Tensor) -> Tensor:
+        """See `CropModel`."""
+        seen: Tensor = self.trunk(2 * images - 1)
         return seen
 
 

@@ -2,7 +2,7 @@
 
 from copy import deepcopy
 from itertools import pairwise
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from uld.base.errors import ParamsError
 from uld.base.params import CLOSED
-from uld.models.base import Inputs, Maps
-from uld.models.headed import Headed, quiet
+from uld.models.headed import quiet
+from uld.models.on_crops import CropModel
 from uld.models.pose import PoseVAE
 
 
@@ -28,14 +28,14 @@ class HourglassParams:
     groups: Annotated[int, Field(ge=1)]  # of every group norm
 
 
-class Hourglass(Headed):
+class Hourglass(CropModel):
     """Images (B, 3, S, S) in [0, 1] -> descriptors (B, D, G, G) of unit length and heat maps (B, C, G, G).
 
     A stem brings the image to G cells a side. The hourglass halves that `depth` times and adds each level to what comes
     back from below, so that a cell knows the whole object and its own place. Each head begins with a block of its own.
     """
 
-    reads_pixels = True
+    ARGUMENTS = ("size", "grid", "width", "depth", "dims", "channels")
 
     def __init__(
         self,
@@ -77,27 +77,6 @@ class Hourglass(Headed):
         quiet(self.detector_head[-1])  # type: ignore[arg-type]
         self.pose = pose
 
-    @classmethod
-    def of(cls, about: dict[str, Any]) -> "Hourglass":
-        """The model with the arguments that `about` gave."""
-        pose = about["pose"]
-        return cls(**about | {"pose": None if pose is None else PoseVAE(**pose)})
-
-    def about(self) -> dict[str, Any]:
-        """The arguments of the constructor, as a JSON tree."""
-        keys = ("size", "grid", "width", "depth", "dims", "channels")
-        pose = None if self.pose is None else self.pose.about()
-        return {key: getattr(self, key) for key in keys} | {"groups": self.groups_of_norm, "pose": pose}
-
-    def forward(self, inputs: Inputs) -> Maps:
-        """Descriptors, logits of the heat maps, and pose codes where there is a pose part."""
-        seen = self._seen(inputs)
-        return self.coded(F.normalize(self.descriptor_head(seen), dim=1), self.detector_head(seen))
-
-    def describe(self, inputs: Inputs) -> Tensor:
-        """Descriptors alone."""
-        return F.normalize(self.descriptor_head(self._seen(inputs)), dim=1)
-
     def with_channels(self, channels: int) -> Self:
         """The same model whose detector has C = `channels` heat maps and goes on from the descriptor head.
 
@@ -108,9 +87,9 @@ class Hourglass(Headed):
         other.detector_head = deepcopy(self.descriptor_head)
         return super(Hourglass, other).with_channels(channels)
 
-    def _seen(self, inputs: Inputs) -> Tensor:
-        assert isinstance(inputs, Tensor)
-        seen: Tensor = self.body(self.stem(inputs))
+    def see(self, images: Tensor) -> Tensor:
+        """See `CropModel`."""
+        seen: Tensor = self.body(self.stem(images))
         return seen
 
 
