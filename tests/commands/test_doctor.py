@@ -108,6 +108,13 @@ def test_a_project_without_a_backbone(ready, uld) -> None:
     assert done.exit_code and "there are no features to plan for" in done.output
 
 
+def test_weights_that_methods_read(ready, uld) -> None:
+    assert uld("preset", "mallis-ch4", "--write").exit_code == 0
+    put(ready / "params.yaml", dataset="folder", source="photos")
+    line = findings()["method: mallis_ch4"]
+    assert not line.there and "mend methods.mallis_ch4.cluster.points.keypoints.weights" in line.detail
+
+
 @pytest.mark.parametrize(
     ("subset", "expected"),
     [
@@ -212,7 +219,7 @@ def pixels() -> dict[str, object]:
         ),
         (
             {"starts__silk__train__keypoints": {"by": "superpont"}},
-            r"keypoints\.by: must be one of silk, superpoint, classical, not 'superpont'",
+            r"keypoints\.by: must be one of silk, superpoint, classical, learned, not 'superpont'",
         ),
         (
             {"starts__silk__train__keypoints": {"by": "silk", "tolerance": 1, "points": 3}},

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +149,8 @@ def _run(tree: dict[str, Any]) -> Iterator[Line]:
     for name in tree["roi"]["providers"]:
         yield _finding(f"roi: {name}", lambda name=name: _provider(name, tree))  # type: ignore[misc]
     yield _finding("backbone", lambda: _backbone(tree))
-    for name in tree["starts"]:
-        for key, file in _begun_from(tree, name):
-            yield _finding(f"start: {name}", lambda key=key, file=file: _file(key, file))  # type: ignore[misc]
+    for line, key, file in _weights(tree):
+        yield _finding(line, lambda key=key, file=file: _file(key, file))  # type: ignore[misc]
     yield _finding("disk", lambda: _disk(tree))
 
 
@@ -214,14 +214,20 @@ def _backbone(tree: dict[str, Any]) -> str:
     return f"{tree['backbone']}: {root}"
 
 
-def _begun_from(tree: dict[str, Any], start: str) -> Iterator[tuple[str, str]]:
-    """Key and path of the files of weights that a start reads."""
-    for key in (f"starts.{start}.network.published", f"starts.{start}.train.keypoints.weights"):
-        node: Any = tree
-        for name in key.split("."):
-            node = node.get(name) if isinstance(node, dict) else None
-        if node:
-            yield key, str(node)
+def _weights(tree: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Files of weights that starts and methods read: what reads each, its key and its path."""
+    read = {
+        "starts": ("network.published", "train.keypoints.weights"),
+        "methods": ("cluster.points.keypoints.weights",),
+    }
+    for table, places in read.items():
+        for line, place in product(tree[table], places):
+            key = f"{table}.{line}.{place}"
+            node: Any = tree
+            for name in key.split("."):
+                node = node.get(name) if isinstance(node, dict) else None
+            if node:
+                yield f"{table.removesuffix('s')}: {line}", key, str(node)
 
 
 def _file(key: str, file: str) -> str:
