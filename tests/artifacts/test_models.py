@@ -17,6 +17,7 @@ from uld.models.base import Maps, Model
 from uld.models.encoder import Encoder
 from uld.models.frozen import Frozen
 from uld.models.heads import Heads
+from uld.models.hourglass import Hourglass
 from uld.models.pose import PoseVAE
 
 GRID = 8
@@ -40,10 +41,15 @@ def encoder() -> Encoder:
     return Encoder(16, GRID, [8, 8], 5, 8, 4, 2, PoseVAE(GRID, 3, (4, 8), 2, "none", decodes=False))
 
 
+def hourglass() -> Hourglass:
+    return Hourglass(16, GRID, 16, 2, 5, 2, 2, PoseVAE(GRID, 3, (4, 8), 2, "points"))
+
+
 KINDS: dict[str, tuple[Callable[[], Model], Origin]] = {
     "frozen": (frozen, STORED),
     "heads": (heads, STORED),
     "encoder": (encoder, DRAWN),
+    "hourglass": (hourglass, DRAWN),
 }
 
 
