@@ -16,7 +16,6 @@ from uld.losses import mallis
 from uld.methods.base import Training
 from uld.models.base import Model
 from uld.models.headed import Headed
-from uld.sources.views import Ahead, Batch
 from uld.training.descriptor_contrast import within
 from uld.training.labelled import labelled, trainable
 from uld.training.optimiser import OptimiserParams, descend
@@ -53,13 +52,7 @@ def train(
         headed = one.with_channels(training.labels.count) if kept is None else one.kept_channels(kept)
     if kept is not None:
         training.moments.update(kept_moments(training.moments, headed, kept))
-    images = labelled(training, model)
-
-    def draw(number: int) -> tuple[Batch, Tensor]:
-        rng = training.rng(number)
-        return images.draw(rng.choice(images.images, p.views), rng)
-
-    batches = Ahead(draw, p.steps)
+    batches = labelled(training, model).batches(p.views, training.rng, p.steps)
 
     def step(number: int) -> tuple[Tensor, dict[str, Tensor]]:
         batch, xy = batches(number)

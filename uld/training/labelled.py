@@ -1,5 +1,7 @@
 """Batches of labelled images: what a round's model is shown, and where its landmarks are there."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -10,7 +12,7 @@ from uld.landmarks import label
 from uld.methods.base import Training
 from uld.models.base import Model
 from uld.models.headed import Headed
-from uld.sources.views import Batch, TrainingViews
+from uld.sources.views import Ahead, Batch, TrainingViews
 
 
 class LabelledImages:
@@ -43,6 +45,15 @@ class LabelledImages:
         batch = self._views.draw(self._views.rows[image], flipped, rng, self._names)
         xy = np.stack([self._xy[bool(flip)][i] for flip, i in zip(flipped, image, strict=True)])
         return batch, self._views.to_cells(batch, xy)
+
+    def batches(self, views: int, rng: Callable[[int], np.random.Generator], steps: int) -> Ahead[tuple[Batch, Tensor]]:
+        """For each step as many random images, each in a random view, and their labels; `rng` of a step draws both."""
+
+        def draw(number: int) -> tuple[Batch, Tensor]:
+            own = rng(number)
+            return self.draw(own.choice(self.images, views), own)
+
+        return Ahead(draw, steps)
 
 
 def labelled(training: Training, model: Model) -> LabelledImages:

@@ -17,7 +17,6 @@ from uld.losses import duld
 from uld.methods.base import Training
 from uld.models.base import Model
 from uld.models.headed import Headed
-from uld.sources.views import Ahead, Batch
 from uld.training.fresh import begun_anew
 from uld.training.labelled import labelled, trainable
 from uld.training.optimiser import OptimiserParams, descend
@@ -44,13 +43,7 @@ def train(model: Model, training: Training, p: PointsParams) -> tuple[Model, pd.
     headed = trainable(model, training)
     if p.fresh:
         headed = begun_anew(headed, 1, training, p.steps, p.optimiser)
-    images = labelled(training, model)
-
-    def draw(number: int) -> tuple[Batch, Tensor]:
-        rng = training.rng(number)
-        return images.draw(rng.choice(images.images, p.views), rng)
-
-    batches = Ahead(draw, p.steps)
+    batches = labelled(training, model).batches(p.views, training.rng, p.steps)
 
     def step(number: int) -> tuple[Tensor, dict[str, Tensor]]:
         batch, xy = batches(number)
