@@ -62,6 +62,15 @@ def test_what_is_kept_is_what_batches_show(monkeypatch: pytest.MonkeyPatch) -> N
     assert kept.rows.tolist() == ROWS.tolist() and kept.view is MIRROR
 
 
+def test_descriptors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    planted = Planted(14)
+    kept = keep(planted, ROWS, MIRROR)
+    monkeypatch.setattr(planted, "maps", None)  # nothing that costs heat maps is asked
+    bare = keep(planted, ROWS, MIRROR, heat=False)
+    assert torch.equal(bare.descriptors, kept.descriptors) and torch.equal(bare.inside, kept.inside)
+    assert bare.heat is None and bare.code is None and bare.view is MIRROR
+
+
 def test_some_of_the_images() -> None:
     kept = keep(Planted(14), ROWS, PLAIN)
     some = kept.take(np.array([4, 0]))

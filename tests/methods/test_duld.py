@@ -130,9 +130,9 @@ def test_centroids_move_to_their_exemplars(planted: Planted, times: int) -> None
 def test_as_many_images_are_kept_as_asked(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[np.ndarray] = []
 
-    def spy(source: Any, rows: np.ndarray, view: View) -> Any:
+    def spy(source: Any, rows: np.ndarray, view: View, *, heat: bool) -> Any:
         kept.append(rows)
-        return keep(source, rows, view)
+        return keep(source, rows, view, heat=heat)
 
     monkeypatch.setattr("uld.landmarks.clusters.keep", spy)
     discover(planted, images=5)

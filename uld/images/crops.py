@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from uld.artifacts.files import contents, damaged
 from uld.base.errors import ArtifactError
 from uld.geometry.coords import Affine
 from uld.images import Pixels
+
+HELD = 2**28  # bytes of masks that are kept in memory
 
 
 def _stored(group: zarr.Group, name: str) -> Any:
@@ -60,7 +63,12 @@ class Crops:
     def inside(self, rows: NDArray[np.integer] | slice) -> NDArray[np.bool_]:
         """(B, S, S): False where the crop leaves the photograph."""
         with self._whole():
-            return np.asarray(self._inside.oindex[rows])
+            return np.asarray(self._masks[rows])
+
+    @cached_property
+    def _masks(self) -> Any:
+        """The masks of all crops, in memory if they are small: every view of an image asks for its mask again."""
+        return self._inside[:] if self._inside.nbytes <= HELD else self._inside.oindex
 
     @contextmanager
     def _whole(self) -> Iterator[None]:

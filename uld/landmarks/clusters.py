@@ -45,7 +45,7 @@ def discover(task: Task, params: ClustersParams, detect: PeakParams, previous: L
     """
     points = pool(task, params, detect)
     chosen = np.sort(task.rng.permutation(task.rows)[: params.images])
-    kept = [keep(task.source, chosen, view) for view in task.source.views.flips]
+    kept = [keep(task.source, chosen, view, heat=False) for view in task.source.views.flips]
     centroids = _centroids(task, params, points, kept, previous)
     off = equivariance_error(task.source, kept[0], centroids)
     steady = np.sort(np.argsort(off, kind="stable")[: task.count])

@@ -40,7 +40,8 @@ def equivariance_error(source: Source, plain: Seen, centroids: NDArray[np.float3
         plain.rows, np.tile(np.array([[0, 0], [1, 0]], np.float32), (len(plain.rows), 1, 1)), plain.view
     )
     size = np.linalg.norm(cell[:, 1] - cell[:, 0], axis=1)[:, None]
-    found = (source.to_image(plain.rows, matches(keep(source, plain.rows, v), centroids)[0], v) for v in turned)
+    seen = (keep(source, plain.rows, view, heat=False) for view in turned)
+    found = (source.to_image(one.rows, matches(one, centroids)[0], one.view) for one in seen)
     off = [np.linalg.norm(xy - here, axis=2) for xy in found]
     return np.asarray((np.mean(off, axis=0) / size).mean(0))
 

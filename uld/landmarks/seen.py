@@ -60,18 +60,18 @@ class Seen:
         return F.normalize(sampling.sample(self.descriptors.float(), xy), dim=2)
 
 
-def look(source: Source, rows: Rows, view: View) -> Seen:
-    """One batch of images."""
+def look(source: Source, rows: Rows, view: View, *, heat: bool = True) -> Seen:
+    """One batch of images; without `heat` its heat maps and codes are not made, which many models save work by."""
     inside = source.inside(rows, view)
-    if not source.detects:
+    if not (source.detects and heat):
         return Seen(rows, view, source.describe(rows, view), inside)
     maps = source.maps(rows, view)
     return Seen(rows, view, maps.looks, inside, maps.heat, maps.code)
 
 
-def keep(source: Source, rows: Rows, view: View) -> Seen:
-    """All images, descriptors in half precision: (2 D + 4 C) G^2 bytes an image."""
-    parts = [_halved(look(source, batch, view)) for batch in progress.batches("reading images", rows)]
+def keep(source: Source, rows: Rows, view: View, *, heat: bool = True) -> Seen:
+    """All images, descriptors in half precision: (2 D + 4 C) G^2 bytes an image; `heat` as above."""
+    parts = [_halved(look(source, batch, view, heat=heat)) for batch in progress.batches("reading images", rows)]
     heat, code = ([getattr(one, name) for one in parts] for name in ("heat", "code"))
     descriptors, inside = (torch.cat([getattr(one, name) for one in parts]) for name in ("descriptors", "inside"))
     return Seen(rows, view, descriptors, inside, *(None if one[0] is None else torch.cat(one) for one in (heat, code)))

@@ -61,7 +61,7 @@ class PoseProxy(Method):
         if task.previous is None or task.previous.count != count:
             raise ULDError(f"the pose proxy goes on with the {count} landmarks of a round: begin at one that has them.")
         chosen = np.sort(task.rng.permutation(task.rows)[: self.params.images])
-        kept = [keep(source, chosen, view) for view in source.views.flips]
+        kept = [keep(source, chosen, view, heat=False) for view in source.views.flips]
         centroids = means_at(kept, source, task.previous, count)
         points = label.detections(source, task.rows, self.params.detect)
         figures = quality(points.descriptor, kmeans.of(points.descriptor, centroids), task.rng)
