@@ -1,3 +1,4 @@
+import hashlib
 import json
 import re
 import shutil
@@ -113,6 +114,31 @@ def test_weights_that_methods_read(ready, uld) -> None:
     put(ready / "params.yaml", dataset="folder", source="photos")
     line = findings()["method: mallis_ch4"]
     assert not line.there and "mend methods.mallis_ch4.cluster.points.keypoints.weights" in line.detail
+    block = {"by": "file", "path": "points.csv", "sha256": ""}
+    put(ready / "params.yaml", methods__mallis_ch4__cluster__points__keypoints=block)
+    line = findings()["method: mallis_ch4"]
+    assert not line.there and "points.csv is missing" in line.detail
+
+
+def test_points_of_a_file(ready, uld) -> None:
+    block = {"by": "file", "path": "points.csv", "sha256": ""}
+    put(ready / "params.yaml", starts__silk__train__keypoints=block)
+    line = findings()["start: silk"]
+    assert not line.there and "points.csv is missing: put the file of points there" in line.detail
+    Path("points.csv").write_text("image,x,y\na.png,1,2\na.png,3,4\nb.png,5,60\n")
+    said = findings()["start: silk"].detail
+    found = hashlib.sha256(Path("points.csv").read_bytes()).hexdigest()
+    assert f"points.csv has the SHA-256 {found}, and params.yaml says ''" in said
+    put(ready / "params.yaml", starts__silk__train__keypoints=block | {"sha256": found})
+    line = findings()["start: silk"]
+    assert line.there and line.detail == "points.csv: its images are looked up once the stage data has run"
+    Path("artifacts/data").mkdir(parents=True)
+    index = "image,split,group,width,height,sha256,status,reason\na.png,train,,50,50,,ok,\nb.png,train,,50,50,,ok,\n"
+    Path("artifacts/data/index.csv").write_text(index)
+    line = findings()["start: silk"]
+    assert not line.there and "points.csv, line 4: (5, 60) lies outside the 50 x 50 pixels of 'b.png'" in line.detail
+    Path("artifacts/data/index.csv").write_text(index.replace("50,50", "50,70"))
+    assert findings()["start: silk"].detail == "points.csv: 3 points in 2 images"
 
 
 @pytest.mark.parametrize(
@@ -219,7 +245,7 @@ def pixels() -> dict[str, object]:
         ),
         (
             {"starts__silk__train__keypoints": {"by": "superpont"}},
-            r"keypoints\.by: must be one of silk, superpoint, classical, learned, not 'superpont'",
+            r"keypoints\.by: must be one of silk, superpoint, classical, learned, file, not 'superpont'",
         ),
         (
             {"starts__silk__train__keypoints": {"by": "silk", "tolerance": 1, "points": 3}},

@@ -14,7 +14,7 @@ def test_the_command_line_starts_without_the_heavy_libraries() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["predict", "table", "preset", "rounds", "doctor"])
+@pytest.mark.parametrize("command", ["predict", "table", "preset", "rounds", "points", "doctor"])
 def test_each_command_explains_itself_with_an_example(uld, command: str) -> None:
     shown = uld(command, "--help").output
     assert f"uld {command}" in shown.replace("Usage: uld", "")

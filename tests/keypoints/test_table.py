@@ -9,7 +9,7 @@ from uld.keypoints.base import Keypoints, grey
 
 
 def test_all_names_load() -> None:
-    assert {load(name).__name__ for name in POINTS} == {"SuperPoint", "Classical", "Learned"}
+    assert {load(name).__name__ for name in POINTS} == {"SuperPoint", "Classical", "Learned", "File"}
     assert all(issubclass(load(name), Keypoints) for name in POINTS)
 
 

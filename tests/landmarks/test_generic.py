@@ -209,6 +209,10 @@ def test_models_that_read_features_are_refused() -> None:
         ({"scales": []}, r"points\.scales: .*at least 1 item"),
         ({"scales": [1, 0.8]}, r"points\.scales\.1: .*greater than or equal to 1"),
         ({"merge": -1}, r"points\.merge: "),
+        (
+            {"keypoints": {"by": "file", "path": "points.csv", "sha256": "ab"}, "scales": [1, 1.3]},
+            r"points: .*scales must be \[1\] where keypoints.by is file: its points are the same in any zoom",
+        ),
         ({"outliers": 1}, r"points\.outliers: .*less than 1"),
         ({"radius": 1}, r"points\.radius: unknown key"),
     ],

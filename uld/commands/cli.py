@@ -235,6 +235,43 @@ def faces3d(
     _run(work)
 
 
+@app.command(
+    epilog="`uld points points.csv --set p68 --share 0.6`, `uld points few.csv --set p68 --share 0.2 --count 12-24`"
+)
+def points(
+    file: Annotated[Path, typer.Argument(help="The CSV to write. It must not be there yet.")],
+    markup: Annotated[str, typer.Option("--set", help="The mark-up whose points are drawn from.")],
+    share: Annotated[float, typer.Option(min=0, max=1, help="Of an image's points, those that are annotated.")],
+    count: Annotated[str, typer.Option(help="Points an image: a number, or 12-24 for one drawn in each.")] = "15",
+    chosen: Annotated[
+        str | None,
+        typer.Option(
+            "--points", help="Of the mark-up, by number from 0: 30,36,45. If none is named: 15 of 68, else all."
+        ),
+    ] = None,
+    moved: Annotated[
+        float, typer.Option(min=0, max=1, help="How far an annotated point is moved at most; 1: the crop's side.")
+    ] = 0.012,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other points.")] = 0,
+) -> None:
+    """Write points to teach from: annotated ones among random places. **An experiment with ground truth.**
+
+    It asks how much noise in its first points discovery bears (Mallis, thesis, sections 5.4.2 and 6.3.2): what such a
+    file teaches has seen annotations and is not unsupervised. Points are of training images; those that are not
+    annotated are random places in the object's box. Run `dvc repro roi` first, and put the line that is printed into
+    `starts.NAME.train` or `methods.NAME.cluster.points` of params.yaml. docs/experiments.md says what a file of points
+    of your own detector looks like.
+    """
+
+    def work() -> None:
+        from uld.commands import points
+
+        for line in points.write(file, markup, chosen, count, share, moved, seed):
+            print(line)
+
+    _run(work)
+
+
 @app.command(epilog="`uld doctor`; `uld doctor --plan`: disk, memory and hours of the ways to keep features")
 def doctor(
     plan: Annotated[bool, typer.Option("--plan", help="what params.yaml will cost; begins no work")] = False,

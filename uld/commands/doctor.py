@@ -16,7 +16,8 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from uld import datasets, roi
+from uld import datasets, keypoints, roi
+from uld.artifacts.index import read_index
 from uld.base import params, runtime, shown
 from uld.base.errors import ArtifactError, NotInstalled, ULDError
 from uld.commands import blocks
@@ -24,6 +25,8 @@ from uld.datasets import subset
 from uld.diffusion import backbone, pinned
 from uld.diffusion.extract import StoreParams
 from uld.diffusion.training import TrainParams
+from uld.keypoints import file as given
+from uld.keypoints.file import FileParams
 from uld.models import aggregator
 
 PARAMS = Path("params.yaml")
@@ -151,6 +154,8 @@ def _run(tree: dict[str, Any]) -> Iterator[Line]:
     yield _finding("backbone", lambda: _backbone(tree))
     for line, key, file in _weights(tree):
         yield _finding(line, lambda key=key, file=file: _file(key, file))  # type: ignore[misc]
+    for line, block in _points(tree):
+        yield _finding(line, lambda block=block: _listed(block))  # type: ignore[misc]
     yield _finding("disk", lambda: _disk(tree))
 
 
@@ -223,11 +228,34 @@ def _weights(tree: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     for table, places in read.items():
         for line, place in product(tree[table], places):
             key = f"{table}.{line}.{place}"
-            node: Any = tree
-            for name in key.split("."):
-                node = node.get(name) if isinstance(node, dict) else None
-            if node:
+            if node := _standing(tree, key):
                 yield f"{table.removesuffix('s')}: {line}", key, str(node)
+
+
+def _points(tree: dict[str, Any]) -> Iterator[tuple[str, FileParams]]:
+    """Files of points that starts and methods read: what reads each, and its params."""
+    for table, place in (("starts", "train.keypoints"), ("methods", "cluster.points.keypoints")):
+        for line in tree[table]:
+            key = f"{table}.{line}.{place}"
+            block = _standing(tree, key)
+            if block and block["by"] == "file":
+                yield f"{table.removesuffix('s')}: {line}", keypoints.chosen(block, key)[1]
+
+
+def _standing(tree: dict[str, Any], key: str) -> Any:
+    """What stands at a dotted key; None: nothing."""
+    node: Any = tree
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, dict) else None
+    return node
+
+
+def _listed(block: FileParams) -> str:
+    listed = given.read(block)
+    if not given.INDEX.exists():
+        return f"{block.path}: its images are looked up once the stage data has run"
+    given.check(listed, read_index(given.INDEX))
+    return f"{block.path}: {len(listed.image)} points in {listed.image.nunique()} images"
 
 
 def _file(key: str, file: str) -> str:

@@ -11,6 +11,7 @@ POINTS = {
     "superpoint": "uld.keypoints.superpoint:SuperPoint",
     "classical": "uld.keypoints.classical:Classical",
     "learned": "uld.keypoints.learned:Learned",
+    "file": "uld.keypoints.file:File",
 }
 
 

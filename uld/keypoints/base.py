@@ -8,6 +8,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from uld.geometry.frames import Rows
+from uld.sources.views import View, Views
+
 LUMA = (0.299, 0.587, 0.114)  # weights of R, G and B in ITU-R BT.601
 
 
@@ -15,9 +18,14 @@ class Keypoints(ABC):
     """Finds conspicuous points in images, without knowing what they show."""
 
     Params: ClassVar[type[Any]]  # the detector's block of params
+    remedy: ClassVar[str] = "lower its threshold"  # where it finds no point at all
 
     @abstractmethod
     def __init__(self, params: Any) -> None: ...
+
+    def of(self, views: Views, rows: Rows, view: View) -> "Keypoints":
+        """The detector for these images (B,) as a view shows them; one that looks at images need not know which."""
+        return self
 
     @abstractmethod
     def __call__(self, images: Tensor) -> list[NDArray[np.float32]]:

@@ -54,17 +54,11 @@ class Classical(Keypoints):
 
     def __call__(self, images: Tensor) -> list[NDArray[np.float32]]:
         """See `Keypoints`; the score is the detector's response."""
-        return [self._points(image, images.shape[-1]) for image in self._large(images)]
+        return [self._points(image, images.shape[-1]) for image in _large(images, self.params.scale)]
 
     def describe(self, images: Tensor, points: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """See `Keypoints`; D is 128. Near a border it is of what lies in the image; all 0 where that is of one grey."""
-        to_large = coords.resize(images.shape[-1], images.shape[-1] * self.params.scale)
-        large = self._large(images)
-        return [_described(image, coords.apply(to_large, at[:, :2])) for image, at in zip(large, points, strict=True)]
-
-    def _large(self, images: Tensor) -> Pixels:
-        """(B, scale S, scale S), grey."""
-        return (255 * grey(images.cpu().float(), self.params.scale)[:, 0]).round().clamp(0, 255).byte().numpy()
+        return described(images, points, self.params.scale)
 
     def _points(self, image: Pixels, size: int) -> NDArray[np.float32]:
         fine, response = self._detect(image)
@@ -97,6 +91,18 @@ def anms(xy: NDArray[np.floating], response: NDArray[np.floating], points: int, 
     stronger = robust * response[None] > response[:, None]
     radius = np.where(stronger, cdist(xy, xy), np.inf).min(axis=1, initial=np.inf)
     return np.lexsort((-response, -radius))[:points]
+
+
+def described(images: Tensor, points: list[NDArray[np.float32]], scale: int) -> list[NDArray[np.float32]]:
+    """SIFT's descriptors of points, as `Keypoints.describe`, in images that are enlarged by `scale` first."""
+    to_large = coords.resize(images.shape[-1], images.shape[-1] * scale)
+    large = _large(images, scale)
+    return [_described(image, coords.apply(to_large, at[:, :2])) for image, at in zip(large, points, strict=True)]
+
+
+def _large(images: Tensor, scale: int) -> Pixels:
+    """(B, scale S, scale S), grey."""
+    return (255 * grey(images.cpu().float(), scale)[:, 0]).round().clamp(0, 255).byte().numpy()
 
 
 def _sift(image: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

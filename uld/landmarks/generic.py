@@ -4,11 +4,11 @@ A generic detector knows nothing of the object. Its points are what self-trainin
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -19,7 +19,7 @@ from uld.base.params import CLOSED
 from uld.cluster.spool import Spool
 from uld.geometry import coords, sampling
 from uld.geometry.frames import Rows
-from uld.keypoints import classical, learned, outliers, superpoint
+from uld.keypoints import classical, file, learned, outliers, superpoint
 from uld.keypoints.base import Keypoints, apart
 from uld.landmarks.detect import Points
 from uld.sources.source import Source
@@ -28,14 +28,14 @@ from uld.sources.views import View
 Floats = NDArray[np.float32]
 # Every detector that params may name: the list of a stage's code holds what is imported, and which one a line of
 # `methods` names is not known when the lists are made.
-DETECTORS = (superpoint, classical, learned)
+DETECTORS = (superpoint, classical, learned, file)
 
 
 @dataclass(frozen=True, config=CLOSED)
 class GenericParams:
     """Which points a generic detector has in an image."""
 
-    keypoints: dict[str, Any]  # {by: superpoint | classical | learned, ...} and that detector's params
+    keypoints: dict[str, Any]  # {by: superpoint | classical | learned | file, ...} and that detector's params
     # zooms into the image about its centre, in each of which points are detected; in chapter 5: 1, 1.3, 1.6; [1]: off
     scales: Annotated[tuple[Annotated[float, Field(ge=1)], ...], Field(min_length=1)]
     # cells in x and in y; of points of all scales that are no farther apart the best one stays; 0: all stay
@@ -52,6 +52,13 @@ class GenericParams:
         except ParamsError as error:
             raise ValueError(str(error).replace("params.yaml: ", "")) from error
         return block
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        """Points of a file do not depend on what is seen of an image."""
+        if self.keypoints["by"] == "file" and self.scales != (1,):
+            raise ValueError("scales must be [1] where keypoints.by is file: its points are the same in any zoom")
+        return self
 
 
 def generic(
@@ -87,7 +94,7 @@ def generic(
             looks.append(described)
     if not len(looks):
         where = "beside the object boxes of the images" if beside else "in any object box"
-        raise ULDError(f"{p.keypoints['by']} finds no point {where}: lower its threshold.")
+        raise ULDError(f"{p.keypoints['by']} finds no point {where}: {detector.remedy}.")
     leave = p.outliers and not beside
     kept = outliers.typical(looks, p.outliers, rng) if leave else np.ones(len(looks), dtype=np.bool_)
     return _batches(parts, looks, kept)
@@ -114,7 +121,8 @@ def _detected(
     to_cells = coords.resize(images.shape[-1], source.grid)
     wanted = source.inside(rows, view).cpu().numpy() != beside
     found = []
-    for table, mask in zip(in_scales(detector, images, p.scales), wanted, strict=True):
+    tables = in_scales(detector.of(source.views, rows, view), images, p.scales)
+    for table, mask in zip(tables, wanted, strict=True):
         xy = coords.apply(to_cells, table[:, :2])
         kept = apart(xy, p.merge, len(xy))
         found.append(table[kept][_marked(xy[kept], mask)])

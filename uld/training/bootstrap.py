@@ -3,7 +3,7 @@
 Pairs of views of one image, whose correspondence is known, teach the descriptors: every cell by the negative
 log-likelihood of its true match among all cells (SiLK, ICCV 2023), or the points of a teacher by contrast, as in rounds
 (Mallis, thesis, 2023). The detector learns which cells are found again (SiLK), or to fire where SuperPoint or a
-classical detector does.
+classical detector does, or where a file says.
 """
 
 from collections.abc import Callable
@@ -61,11 +61,12 @@ class DescriptorContrastParams:
 class BootstrapParams:
     """Training of a start on pairs of views."""
 
-    # what teaches the detector: {by: silk, tolerance}, or {by: superpoint | classical, ...} and that detector's params
+    # what teaches the detector: {by: silk, tolerance}, or {by: superpoint | classical | learned | file, ...} and that
+    # teacher's params
     keypoints: dict[str, Any]
-    # share of the points of superpoint or classical that is left out, in the whole data set; 0: none
+    # share of the points of another teacher than silk that is left out, in the whole data set; 0: none
     outliers: Annotated[float, Field(ge=0, lt=1)]
-    # cells; of the Gaussian that stands for a point of superpoint or classical; 0: one cell
+    # cells; of the Gaussian that stands for a point of such a teacher; 0: one cell
     sigma: Annotated[float, Field(ge=0)]
     steps: Annotated[int, Field(ge=0)]
     pairs: Annotated[int, Field(ge=1)]  # a step
@@ -225,7 +226,7 @@ def _points(block: Any, p: BootstrapParams, site: Site) -> NDArray[np.float32]:
     looks = Spool()  # descriptors of all of them
     for row in views.rows:
         images = as_images(site.crops.images(slice(int(row), int(row) + 1)), runtime.device())
-        (points,) = detector(images)
+        (points,) = detector.of(views, np.array([row]), views.plain)(images)
         xy = views.frames.crop_to_image(np.array([row]), points[None, :, :2])[0]
         if p.outliers:
             low, high = views.frames.boxes[row].reshape(2, 2)
@@ -234,7 +235,7 @@ def _points(block: Any, p: BootstrapParams, site: Site) -> NDArray[np.float32]:
             looks.append(detector.describe(images, [points[of_object]])[0])
         found.append(xy)
     if not any(map(len, found)):
-        raise ULDError(f"{source} finds no point in any training image: lower its threshold.")
+        raise ULDError(f"{source} finds no point in any training image: {detector.remedy}.")
     if p.outliers:
         kept = outliers.typical(looks, p.outliers, random.rng(site.seed, f"outliers-{site.name}"))
         ends = np.cumsum([len(xy) for xy in found])[:-1]
