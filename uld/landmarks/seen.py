@@ -72,9 +72,9 @@ def look(source: Source, rows: Rows, view: View, *, heat: bool = True) -> Seen:
 def keep(source: Source, rows: Rows, view: View, *, heat: bool = True) -> Seen:
     """All images, descriptors in half precision: (2 D + 4 C) G^2 bytes an image; `heat` as above."""
     parts = [_halved(look(source, batch, view, heat=heat)) for batch in progress.batches("reading images", rows)]
-    heat, code = ([getattr(one, name) for one in parts] for name in ("heat", "code"))
     descriptors, inside = (torch.cat([getattr(one, name) for one in parts]) for name in ("descriptors", "inside"))
-    return Seen(rows, view, descriptors, inside, *(None if one[0] is None else torch.cat(one) for one in (heat, code)))
+    more = ([getattr(one, name) for one in parts] for name in ("heat", "code"))
+    return Seen(rows, view, descriptors, inside, *(None if one[0] is None else torch.cat(one) for one in more))
 
 
 def _halved(seen: Seen) -> Seen:
