@@ -82,6 +82,17 @@ def test_closest_equals_a_plain_loop() -> None:
     np.testing.assert_array_equal(np.stack([found.flipped, found.image, own], 1), order)
 
 
+def test_labels_look_for_no_point_again(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, maps = method(), planted.maps
+    asked: list[int] = []
+    monkeypatch.setattr(planted, "maps", lambda rows, view: asked.append(len(rows)) or maps(rows, view))
+    found = task(planted, ROWS, 3)
+    landmarks = own.discover(found).landmarks
+    assert sum(asked) == 2 * len(ROWS)
+    labels = own.label(found, landmarks).labels
+    assert sum(asked) == 2 * len(ROWS) and len(labels.image)
+
+
 def test_only_survivors_are_labelled_and_once_each(planted: Planted) -> None:
     planted.heights[9, 0, 1] = 0.1  # one landmark is missing in one image, not in its mirror image
     marked = mark(planted, 3, clusters=5)  # four parts in three clusters: two meet in one, of which one stays

@@ -60,7 +60,7 @@ def pool(task: Task, params: ClustersParams, detect: PeakParams) -> Pool:
     """Detections or random pixels of the training images and their mirror images."""
     source = task.source
     if params.pool == "detections" and source.detects:
-        return label.detections(source, task.rows, detect)
+        return label.detected(task, detect)
     found, spool = [], Spool()
     for view in source.views.flips:
         positions = draw(task.rows, params, task.rng)

@@ -26,6 +26,7 @@ from uld.landmarks.detect import DetectParams, PeakParams
 from uld.landmarks.match import cosine
 from uld.landmarks.seen import look, search
 from uld.landmarks.summary import summarise
+from uld.methods.base import Task
 from uld.sources.source import Source
 from uld.sources.views import View
 
@@ -93,6 +94,15 @@ def detections(source: Source, rows: Rows, params: PeakParams) -> Pool:
         )
     image, flipped, xy = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Pool(image, flipped, xy, found)
+
+
+def detected(task: Task, params: PeakParams) -> Pool:
+    """`detections` in all training images, once for discovery and labels."""
+    key = (detections, params)
+    if key not in task.memory:
+        task.memory[key] = detections(task.source, task.rows, params)
+    pool: Pool = task.memory[key]
+    return pool
 
 
 def picture(points: Pool, centroids: NDArray[np.float32], rng: np.random.Generator) -> Landmarks:

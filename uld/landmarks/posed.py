@@ -82,7 +82,7 @@ def discover(task: Task, p: TwoStageParams, detect: DetectParams) -> Discovery:
     chosen = np.sort(rng.permutation(rows)[: p.images])
     kept = [keep(source, chosen, view) for view in source.views.flips]
     poses = _poses(kept, task, p)
-    points = label.detections(source, rows, detect)
+    points = label.detected(task, detect)
     everywhere = _everywhere(points, kept, known, task, p)
     if p.within == "exemplars":
         slots = _by_exemplars(kept, poses, everywhere, p)

@@ -26,7 +26,7 @@ class Task:
     """What landmarks are discovered on.
 
     source: what the model says; rows (n,): training images; count: K; rng: draws all that is drawn; previous: labels of
-    the model's last round, None of a model that has been through none.
+    the model's last round, None of a model that has been through none; memory: what discovery leaves for the labels.
     """
 
     source: Source
@@ -34,6 +34,7 @@ class Task:
     count: int
     rng: np.random.Generator
     previous: Labels | None = None
+    memory: dict[Any, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

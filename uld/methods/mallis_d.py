@@ -63,7 +63,7 @@ class MallisD(Method):
             ULDError: there are fewer such detections than clusters.
         """
         source, rows, p = task.source, task.rows, self.params
-        points = label.detections(source, rows, p.detect)
+        points = label.detected(task, p.detect)
         survivors, _ = label.closest(points, landmarks.centroids)
         if len(survivors.image) < p.clusters:
             raise ULDError(

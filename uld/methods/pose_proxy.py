@@ -63,7 +63,7 @@ class PoseProxy(Method):
         chosen = np.sort(task.rng.permutation(task.rows)[: self.params.images])
         kept = [keep(source, chosen, view, heat=False) for view in source.views.flips]
         centroids = means_at(kept, source, task.previous, count)
-        points = label.detections(source, task.rows, self.params.detect)
+        points = label.detected(task, self.params.detect)
         figures = quality(points.descriptor, kmeans.of(points.descriptor, centroids), task.rng)
         return Discovery(label.picture(points, centroids, task.rng), figures)
 
