@@ -197,13 +197,15 @@ def train(model: Headed, drawn: Drawn, p: SelfTrainingParams, rng: Rng) -> list[
 # --- a label update ---
 
 Key = tuple[bool, int]  # flip and row of an image
+# images (B, 3, S, S) -> descriptors (B, D, G, G) and heat (B, 1, G, G)
+Said = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class Detections:
     """Points of all images and their mirror images: cells, and descriptors in an array of a file that grows."""
 
     def __init__(self, file: h5py.File, dims: int) -> None:
-        """None yet."""
+        """None yet, of D = `dims` values."""
         self.table = file.create_dataset("descriptor", (0, dims), np.float64, maxshape=(None, dims), chunks=(64, dims))
         self.where: dict[Key, tuple[int, int]] = {}
         self.xy: dict[Key, Array] = {}
@@ -255,22 +257,19 @@ def shifted(heat: Tensor, x: int, y: int) -> Tensor:
     return point + 0.25 * torch.tensor([across, down], device=heat.device).sign()
 
 
-def detect(
-    model: Callable[[Tensor], tuple[Tensor, Tensor]], files: Photographs, params: PeakParams, to: Detections
-) -> None:
-    """Detect points in all images and in their mirror images.
-
-    Args:
-        model: images (B, 3, S, S) -> descriptors (B, D, G, G) and heat (B, 1, G, G).
-    """
+def detect(model: Said, files: Photographs, rows: NDArray[np.int64], params: PeakParams, file: h5py.File) -> Detections:
+    """Points of the images `rows` and of their mirror images."""
+    found = None
     for flipped in (False, True):
-        for rows in runtime.batches(np.arange(len(files))):
-            images = np.stack([files[row][:, ::-1] if flipped else files[row] for row in rows])
+        for batch in runtime.batches(rows):
+            images = np.stack([files[row][:, ::-1] if flipped else files[row] for row in batch])
             inputs = torch.from_numpy(images).to(runtime.device()).permute(0, 3, 1, 2).float() / 255
             looks, heat = model(inputs)
-            for item, row in enumerate(rows):
-                points, found = described(looks[item], heat[item, 0], params)
-                to.append((flipped, int(row)), points, found)
+            found = found or Detections(file, looks.shape[1])
+            for item, row in enumerate(batch):
+                found.append((flipped, int(row)), *described(looks[item], heat[item, 0], params))
+    assert found is not None
+    return found
 
 
 def described(looks: Tensor, heat: Tensor, params: PeakParams) -> tuple[Array, Table]:
@@ -284,7 +283,7 @@ def described(looks: Tensor, heat: Tensor, params: PeakParams) -> tuple[Array, T
 
 
 def fit(x: Table, k: int, params: MallisDParams, *, seeded: bool) -> Tensor:
-    """Centroids (K, D) of points (M, D): if `seeded`, k-means++ among all; then faiss, on as many as ours are fitted on."""
+    """Centroids (K, D) by faiss, on as many points as ours are fitted on; `seeded`: from k-means++ among all of `x`."""
     start = kmeans_plusplus(x, k, random_state=0)[0].astype(np.float32) if seeded else None
     most = max(1, params.max_points // k)
     with search.threads(min(len(x), params.max_points) * x.shape[1] * k):
@@ -312,18 +311,16 @@ def closest(x: Tensor, centroids: Tensor) -> Iterator[tuple[int, int]]:
 
 
 def update(
-    model: Callable[[Tensor], tuple[Tensor, Tensor]],
-    files: Photographs,
-    p: MallisDParams,
-    k: int,
-    file: Path,
-    dims: int,
+    model: Said, files: Photographs, rows: NDArray[np.int64], p: MallisDParams, k: int, path: Path
 ) -> dict[Key, list[tuple[int, Array]]]:
-    """A label update: of each image that is taught its points, label and cell."""
-    with h5py.File(file, "w") as opened:
-        found = Detections(opened, dims)
+    """A label update: of each of the images `rows` that is taught its points, label and cell.
+
+    Args:
+        k: K. path: where the file of descriptors is written.
+    """
+    with h5py.File(path, "w") as file:
         with torch.no_grad():
-            detect(model, files, p.detect, found)
+            found = detect(model, files, rows, p.detect, file)
         first = fit(found.table[:], k, p, seeded=True)
         kept = {key: [place for place, _ in closest(found.read(key), first)] for key in found.where}
         survivors = np.concatenate([found.read(key)[places].cpu().numpy() for key, places in kept.items()])
@@ -332,5 +329,5 @@ def update(
         for key, places in kept.items():
             own = list(closest(found.read(key)[places], second))
             labels[key] = [(label, found.xy[key][places[place]]) for place, label in own]
-    rows = [row for row in range(len(files)) if min(len(labels[False, row]), len(labels[True, row])) >= FEWEST]
-    return {(flip, row): labels[flip, row] for flip in (False, True) for row in rows}
+    taught = [row for row in rows.tolist() if min(len(labels[False, row]), len(labels[True, row])) >= FEWEST]
+    return {(flip, row): labels[flip, row] for flip in (False, True) for row in taught}
