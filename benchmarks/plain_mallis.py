@@ -89,25 +89,25 @@ class Drawn:
 
     def __call__(self, p: SelfTrainingParams, rng: np.random.Generator) -> Step:
         """One step."""
-        first = rng.choice(len(self.files), p.pairs)
-        second = np.where(rng.random(p.pairs) < p.other_image, rng.choice(len(self.files), p.pairs), first)
-        rows = np.concatenate([first, second])
-        flipped = rng.choice([False, True], len(rows))
+        rows, flipped = self._pairs(p, rng)
         affines = self.views._warps(flipped, rng).affine.cpu().numpy()
         light = draw(self.seen.light, len(rows), self.size, rng)
-        images = [
-            self._view(int(row), one, light, item) for item, (row, one) in enumerate(zip(rows, affines, strict=True))
-        ]
-        inside = [self._inside(one) for one in affines]
-        points = [
-            self._points(int(row), bool(flip), one) for row, flip, one in zip(rows, flipped, affines, strict=True)
-        ]
+        images, inside, points = [], [], []
+        for item, (row, flip, affine) in enumerate(zip(rows.tolist(), flipped.tolist(), affines, strict=True)):
+            images.append(self._view(row, affine, light, item))
+            inside.append(self._inside(affine))
+            points.append(self._points(row, flip, affine))
         targets = [target(torch.from_numpy(xy), self.grid) for _, xy in points]
-        tables = [negatives(item, xy, self.grid, p.min_distance, rng) for item, (_, xy) in enumerate(points)]
-        table = np.concatenate([positives(item, points, p.pairs, self.grid) for item in range(p.pairs)])
-        device = runtime.device()
-        parts = np.stack(images), torch.stack(targets), np.stack(inside), table, np.concatenate(tables)
-        return Step(*(torch.as_tensor(part).to(device) for part in parts))
+        alike = [positives(item, points, p.pairs, self.grid) for item in range(p.pairs)]
+        apart = [negatives(item, xy, self.grid, p.min_distance, rng) for item, (_, xy) in enumerate(points)]
+        parts = np.stack(images), torch.stack(targets), np.stack(inside), np.concatenate(alike), np.concatenate(apart)
+        return Step(*(torch.as_tensor(part).to(runtime.device()) for part in parts))
+
+    def _pairs(self, p: SelfTrainingParams, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Images (2P,), first all first ones, and whether each is flipped."""
+        first = rng.choice(len(self.files), p.pairs)
+        second = np.where(rng.random(p.pairs) < p.other_image, rng.choice(len(self.files), p.pairs), first)
+        return np.concatenate([first, second]), rng.choice([False, True], 2 * p.pairs)
 
     def _view(self, row: int, affine: coords.Affine, light: Draws, item: int) -> Array:
         shape, linear, mirror = (self.size, self.size), cv2.INTER_LINEAR, cv2.BORDER_REFLECT
