@@ -178,19 +178,19 @@ def contrast(looks: Tensor, positive: Tensor, negative: Tensor, margin: float) -
 
 
 def train(model: Headed, drawn: Drawn, p: SelfTrainingParams, rng: Rng) -> list[float]:
-    """The steps of a round; the loss of each."""
+    """The steps of a round; the detector's loss of each."""
     optimiser = p.optimiser.make(model.groups(p.lr, p.descriptor_lr))
     model.train()
     losses = []
     for number in range(p.steps):
         step = drawn(p, rng(number))
         maps = model(step.images)
-        loss = 2 * duld.detector_mse(maps.heat[:, 0], step.target, step.inside)
-        loss = loss + p.descriptor_weight * contrast(maps.looks, step.positive, step.negative, p.margin)
+        detector = 2 * duld.detector_mse(maps.heat[:, 0], step.target, step.inside)
+        loss = detector + p.descriptor_weight * contrast(maps.looks, step.positive, step.negative, p.margin)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        losses.append(loss.item())
+        losses.append(detector.item())
     return losses
 
 
@@ -303,7 +303,7 @@ def closest(x: Tensor, centroids: Tensor) -> Iterator[tuple[int, int]]:
     """Of the descriptors (n, D) of an image those that are its nearest to their nearest centroid: place and label."""
     if not len(x):
         return
-    distance = torch.cdist(x, centroids)
+    distance = torch.cdist(x, centroids, compute_mode="donot_use_mm_for_euclid_dist")
     label = distance.argmin(1)
     for cluster in label.unique():
         own = (label == cluster).nonzero()[:, 0]
