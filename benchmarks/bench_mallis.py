@@ -324,7 +324,7 @@ class Update:
         self.source = Source(setting.model, setting.views)
 
     def ours(self) -> Labelled:
-        """Discover and label, as two stages of a round do: each looks at all images."""
+        """Discover and label, as the stage `cluster` of a round does."""
         task = Task(self.source, self.rows, K, random.rng(0, "bench-mallis-update"))
         method = MallisD(self.p)
         return method.label(task, method.discover(task).landmarks)
