@@ -109,6 +109,15 @@ def test_a_project_without_a_backbone(ready, uld) -> None:
     assert done.exit_code and "there are no features to plan for" in done.output
 
 
+def test_a_block_that_overrides_do_not_reach(ready) -> None:
+    assert "alias" not in findings()
+    path = ready / "params.yaml"
+    tree = edit.load(path)
+    tree["starts"]["mine"] = tree["starts"]["frozen"]  # is written as an alias
+    edit.save(path, tree)
+    assert "&" in path.read_text() and "starts.mine is starts.frozen by an alias" in findings()["alias"].detail
+
+
 def test_weights_that_methods_read(ready, uld) -> None:
     assert uld("preset", "mallis-ch4", "--write").exit_code == 0
     put(ready / "params.yaml", dataset="folder", source="photos")

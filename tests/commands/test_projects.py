@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from dvc.utils.hydra import apply_overrides
 
 from uld.base import params
 from uld.base.errors import ParamsError
@@ -38,6 +39,31 @@ def test_a_study_is_sound(study: Path, monkeypatch) -> None:
     assert set(tree["rows"]) <= set(results.lines["row"]) and seeds >= 2
     about = (study / "README.md").read_text()
     assert f"make study NAME={study.name}" in about and "uld table" in about
+
+
+PRESETS = sorted((ROOT / "uld/commands/presets").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", [ROOT / "params.yaml", *(study / "params.yaml" for study in STUDIES), *PRESETS])
+def test_every_override_reaches_its_key(path: Path) -> None:
+    """DVC loses an override of a block that stands in two places."""
+    assert blocks.shared(params.load(path)) == []
+
+
+def test_an_override_of_a_shared_block_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    for text, lost, told in (
+        ("a: &a {b: {c: 1}}\nd:\n  <<: *a\n  e: 2\n", True, [("a.b", "d.b")]),
+        ("a: {b: &b {c: 1}}\nd: {b: *b}\n", True, [("a.b", "d.b")]),
+        ("a: &a {b: {c: 1}}\nd: *a\n", True, [("a", "d")]),
+        ("a: {b: &b {c: 1}}\nd: {b: {<<: *b}}\n", False, []),
+        ("a: {b: {c: 1}}\nd: {b: {c: 1}}\n", False, []),
+    ):
+        path.write_text(text)
+        assert blocks.shared(params.load(path)) == told
+        apply_overrides(path, ["a.b.c=5"])
+        after = params.load(path)
+        assert after["d"]["b"]["c"] == 1 and (after["a"]["b"]["c"] == 1) == lost
 
 
 @pytest.fixture

@@ -245,3 +245,24 @@ def _of_lines(tree: Tree) -> Iterator[str]:
 
 def _unread(key: str, line: dict[str, str], right: str) -> str:
     return f"{key}.reads: '{line['reads']}' is not what the model of '{line['start']}' reads: let it be {right}."
+
+
+def shared(tree: Tree) -> list[tuple[str, str]]:
+    """Blocks that stand in two places by an alias of YAML (`*name`, `<<: *name`): dotted keys of both.
+
+    `dvc exp run -S` writes the new value and then, for the other place, the old one: the override is lost.
+    """
+    first: dict[int, str] = {}
+    found: list[tuple[str, str]] = []
+
+    def walk(block: Tree, key: str) -> None:
+        if id(block) in first:
+            found.append((first[id(block)], key))
+            return
+        first[id(block)] = key
+        for name, value in block.items():
+            if isinstance(value, dict):
+                walk(value, f"{key}.{name}" if key else str(name))
+
+    walk(tree, "")
+    return found

@@ -156,6 +156,8 @@ def _run(tree: dict[str, Any]) -> Iterator[Line]:
         yield _finding(line, lambda key=key, file=file: _file(key, file))  # type: ignore[misc]
     for line, block in _points(tree):
         yield _finding(line, lambda block=block: _listed(block))  # type: ignore[misc]
+    for one, other in blocks.shared(tree):
+        yield Line("alias", None, f"{other} is {one} by an alias: `dvc exp run -S` changes neither; write it out")
     yield _finding("disk", lambda: _disk(tree))
 
 
