@@ -250,7 +250,7 @@ def _unread(key: str, line: dict[str, str], right: str) -> str:
 def shared(tree: Tree) -> list[tuple[str, str]]:
     """Blocks that stand in two places by an alias of YAML (`*name`, `<<: *name`): dotted keys of both.
 
-    `dvc exp run -S` writes the new value and then, for the other place, the old one: the override is lost.
+    `dvc exp run -S` writes one place after the other, and both then hold what was written last, be it new or old.
     """
     first: dict[int, str] = {}
     found: list[tuple[str, str]] = []

@@ -157,7 +157,9 @@ def _run(tree: dict[str, Any]) -> Iterator[Line]:
     for line, block in _points(tree):
         yield _finding(line, lambda block=block: _listed(block))  # type: ignore[misc]
     for one, other in blocks.shared(tree):
-        yield Line("alias", None, f"{other} is {one} by an alias: `dvc exp run -S` changes neither; write it out")
+        yield Line(
+            "alias", None, f"{other} is {one} by an alias: `dvc exp run -S` changes both or neither; write it out"
+        )
     yield _finding("disk", lambda: _disk(tree))
 
 
